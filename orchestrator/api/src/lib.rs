@@ -1,0 +1,1 @@
+//! To be filled: see the crate table in README.md.

@@ -1,0 +1,2 @@
+//! `cargo sim`: the controllers against a simulated world.
+fn main() {}

@@ -1,0 +1,2 @@
+//! `podyard-oci`: the runtime behind an OCI command line.
+fn main() {}
