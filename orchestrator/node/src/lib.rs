@@ -1,1 +1,19 @@
-//! To be filled: see the crate table in README.md.
+//! The node agent: makes the pods bound to this node real, and says what became of them.
+//!
+//! ```text
+//!  desired pods ──► agent ──► one worker per pod:  observe ─► plan (pure) ─► apply steps ─► status (pure)
+//!                                                     ▲                         │             │
+//!                                     shim, cgroups, links, files ◄─────────────┘      api sink ▼
+//! ```
+//!
+//! The kernel is the truth: a worker keeps nothing that it could not read again from the shim, the cgroup
+//! and the pod's directory, so a daemon that is killed at any instant adopts its pods when it returns.
+
+#![forbid(unsafe_code)]
+
+pub mod boot;
+pub mod error;
+pub mod yard;
+
+pub use error::{Error, Kind, Result};
+pub use yard::{Cidr, PodPaths, Yard};

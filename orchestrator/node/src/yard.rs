@@ -1,0 +1,359 @@
+//! A yard: one Podyard on this host, and every path and kernel name it uses.
+//!
+//! ```text
+//! <data>  /var/lib/podyard   .podyard (mark)  store/ images/ snapshots/ volumes/
+//! <run>   /run/podyard       .podyard (mark)  lock boot-id podyard.sock  netns/  pods/<uid>/
+//! <logs>  /var/log/pods      <namespace>_<pod>_<uid>/{.podyard, <container>/<attempt>.log}
+//! cgroup  /podyard           pods/pod<uid>/<container>.<attempt>   shims/<uid>
+//! links   v<8 hex of uid>
+//! ```
+//!
+//! Names derive from identity, so a retry collides with itself. A directory without our mark is not ours,
+//! and is neither used nor removed. The run directory belongs to one boot of the machine.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::error::{Error, Kind, Result};
+
+/// The file that says a directory is ours. Its content is [`Yard::mark`].
+pub const MARK: &str = ".podyard";
+
+/// A block of IPv4 addresses: `10.244.0.0/24`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Cidr {
+    /// The first address; its host bits are zero.
+    pub network: Ipv4Addr,
+    /// Length of the network part in bits, 0 to 32.
+    pub prefix: u8,
+}
+
+impl Cidr {
+    /// Whether `address` lies in this block.
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        u32::from(address) & self.mask() == u32::from(self.network)
+    }
+
+    /// Whether the two blocks share an address.
+    pub fn overlaps(&self, other: &Cidr) -> bool {
+        self.contains(other.network) || other.contains(self.network)
+    }
+
+    /// The `n`th address of the block: 0 is the network itself.
+    pub fn nth(&self, n: u32) -> Option<Ipv4Addr> {
+        let address = Ipv4Addr::from(u32::from(self.network).checked_add(n)?);
+        self.contains(address).then_some(address)
+    }
+
+    fn mask(&self) -> u32 {
+        u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.network, self.prefix)
+    }
+}
+
+impl FromStr for Cidr {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Cidr> {
+        let refuse =
+            || Error::new(Kind::Invalid, format!("{text:?} is not an IPv4 block like 10.244.0.0/24"));
+        let (network, prefix) = text.split_once('/').ok_or_else(refuse)?;
+        let network: Ipv4Addr = network.parse().map_err(|_| refuse())?;
+        let prefix: u8 = prefix.parse().map_err(|_| refuse())?;
+        let cidr = Cidr { network, prefix };
+        if prefix > 32 || u32::from(network) & !cidr.mask() != 0 {
+            return Err(refuse());
+        }
+        Ok(cidr)
+    }
+}
+
+/// One Podyard: its configuration, and every path and name derived from it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Yard {
+    /// `podyard`, or the name given with `--name`: at most 20 of `a-z 0-9 -`.
+    pub name: String,
+    /// Keeps even the host-side link in a namespace of the yard's.
+    pub isolated: bool,
+    /// What must survive a reboot: store, images, snapshots, volumes.
+    pub data_dir: PathBuf,
+    /// What belongs to this boot: socket, pods, namespace pins.
+    pub run_dir: PathBuf,
+    /// Container logs, in Kubernetes' layout.
+    pub log_dir: PathBuf,
+    /// The API's unix socket.
+    pub socket: PathBuf,
+    /// Our cgroup under each hierarchy's root: `/podyard`.
+    pub cgroup_parent: String,
+    /// Addresses of the first node's pods.
+    pub pod_cidr: Cidr,
+    /// Virtual addresses of Services.
+    pub service_cidr: Cidr,
+    /// Name of the node that lives in the daemon.
+    pub node: String,
+    /// Program to run as `<binary> shim ...`.
+    pub binary: PathBuf,
+}
+
+const POD_CIDR: Cidr = Cidr { network: Ipv4Addr::new(10, 244, 0, 0), prefix: 24 };
+const SERVICE_CIDR: Cidr = Cidr { network: Ipv4Addr::new(10, 96, 0, 0), prefix: 16 };
+
+impl Yard {
+    /// The host's own yard, in the well-known places.
+    pub fn host() -> Yard {
+        Yard {
+            name: "podyard".into(),
+            isolated: false,
+            data_dir: "/var/lib/podyard".into(),
+            run_dir: "/run/podyard".into(),
+            log_dir: "/var/log/pods".into(),
+            socket: "/run/podyard/podyard.sock".into(),
+            cgroup_parent: "/podyard".into(),
+            pod_cidr: POD_CIDR,
+            service_cidr: SERVICE_CIDR,
+            node: "node-0".into(),
+            binary: "/proc/self/exe".into(),
+        }
+    }
+
+    /// A yard beside others: names carry `name`, and nothing of it touches the host's network.
+    ///
+    /// Paths default to the well-known places with `-<name>`; set the fields to change them.
+    ///
+    /// # Errors
+    /// `Invalid` for a name that cannot be part of paths and cgroup names.
+    pub fn isolated(name: &str) -> Result<Yard> {
+        check_name(name)?;
+        let run_dir = PathBuf::from(format!("/run/podyard-{name}"));
+        Ok(Yard {
+            name: name.into(),
+            isolated: true,
+            data_dir: format!("/var/lib/podyard-{name}").into(),
+            log_dir: run_dir.join("logs"),
+            socket: run_dir.join("podyard.sock"),
+            run_dir,
+            cgroup_parent: format!("/podyard-{name}"),
+            ..Yard::host()
+        })
+    }
+
+    /// An isolated yard with all its directories below `root`, as tests and the demo use it.
+    ///
+    /// # Errors
+    /// `Invalid` for a name that cannot be part of paths and cgroup names.
+    pub fn beneath(root: &Path, name: &str) -> Result<Yard> {
+        let mut yard = Yard::isolated(name)?;
+        yard.data_dir = root.join("data");
+        yard.run_dir = root.join("run");
+        yard.log_dir = root.join("logs");
+        yard.socket = yard.run_dir.join("podyard.sock");
+        Ok(yard)
+    }
+
+    /// What our directories are marked with: the yard's name and run directory.
+    pub fn mark(&self) -> String {
+        format!("podyard yard {} at {}\n", self.name, self.run_dir.display())
+    }
+
+    /// The durable store.
+    pub fn store_dir(&self) -> PathBuf {
+        self.data_dir.join("store")
+    }
+
+    /// The content of images.
+    pub fn images_dir(&self) -> PathBuf {
+        self.data_dir.join("images")
+    }
+
+    /// Writable layers of containers.
+    pub fn snapshots_dir(&self) -> PathBuf {
+        self.data_dir.join("snapshots")
+    }
+
+    /// Claim volumes, with their identities.
+    pub fn volumes_dir(&self) -> PathBuf {
+        self.data_dir.join("volumes")
+    }
+
+    /// Namespace pins.
+    pub fn netns_dir(&self) -> PathBuf {
+        self.run_dir.join("netns")
+    }
+
+    /// The pin of a node's network namespace.
+    pub fn node_netns(&self, node: &str) -> PathBuf {
+        self.netns_dir().join(node)
+    }
+
+    /// Held by the daemon for as long as it lives.
+    pub fn lock_file(&self) -> PathBuf {
+        self.run_dir.join("lock")
+    }
+
+    /// Which boot the run directory belongs to.
+    pub fn boot_id_file(&self) -> PathBuf {
+        self.run_dir.join("boot-id")
+    }
+
+    /// All pods' run directories.
+    pub fn pods_dir(&self) -> PathBuf {
+        self.run_dir.join("pods")
+    }
+
+    /// The directory, cgroups and names of the pod with this uid.
+    pub fn pod(&self, uid: &str) -> PodPaths {
+        PodPaths {
+            dir: self.pods_dir().join(uid),
+            uid: uid.into(),
+            cgroup_parent: self.cgroup_parent.clone(),
+        }
+    }
+
+    /// Where the logs of a pod's containers are.
+    pub fn pod_log_dir(&self, namespace: &str, pod: &str, uid: &str) -> PathBuf {
+        self.log_dir.join(format!("{namespace}_{pod}_{uid}"))
+    }
+
+    /// The log of one run of one container.
+    pub fn container_log(&self, pod: (&str, &str, &str), container: &str, attempt: u32) -> PathBuf {
+        self.pod_log_dir(pod.0, pod.1, pod.2).join(container).join(format!("{attempt}.log"))
+    }
+
+    /// The cgroup that holds all pods.
+    pub fn pods_cgroup(&self) -> String {
+        format!("{}/pods", self.cgroup_parent)
+    }
+
+    /// The cgroup that holds all shims, outside every pod's.
+    pub fn shims_cgroup(&self) -> String {
+        format!("{}/shims", self.cgroup_parent)
+    }
+}
+
+/// Where one pod's runtime state is, and what its kernel objects are called.
+///
+/// ```text
+/// <run>/pods/<uid>/  pod.json  shim.sock  shim.lock  files/{hosts,hostname,resolv.conf}
+///                    exits/<container>.<attempt>.json  volumes/<emptyDir>/  trace.json
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PodPaths {
+    /// `<run>/pods/<uid>`, mode 0700.
+    pub dir: PathBuf,
+    uid: String,
+    cgroup_parent: String,
+}
+
+impl PodPaths {
+    /// What the pod is, written before anything is made for it and removed after everything is gone.
+    pub fn record(&self) -> PathBuf {
+        self.dir.join("pod.json")
+    }
+
+    /// Where the shim listens.
+    pub fn shim_socket(&self) -> PathBuf {
+        self.dir.join("shim.sock")
+    }
+
+    /// How containers ended: `<container>.<attempt>.json`.
+    pub fn exits_dir(&self) -> PathBuf {
+        self.dir.join("exits")
+    }
+
+    /// Generated files that containers see: hosts, hostname, resolv.conf.
+    pub fn files_dir(&self) -> PathBuf {
+        self.dir.join("files")
+    }
+
+    /// The pod's emptyDir volumes.
+    pub fn volumes_dir(&self) -> PathBuf {
+        self.dir.join("volumes")
+    }
+
+    /// The last steps taken, so that they can be read after a restart of the daemon.
+    pub fn trace_file(&self) -> PathBuf {
+        self.dir.join("trace.json")
+    }
+
+    /// The pod's cgroup.
+    pub fn cgroup(&self) -> String {
+        format!("{}/pods/pod{}", self.cgroup_parent, self.uid)
+    }
+
+    /// The cgroup of one run of one container.
+    pub fn container_cgroup(&self, container: &str, attempt: u32) -> String {
+        format!("{}/{container}.{attempt}", self.cgroup())
+    }
+
+    /// The shim's cgroup.
+    pub fn shim_cgroup(&self) -> String {
+        format!("{}/shims/{}", self.cgroup_parent, self.uid)
+    }
+
+    /// The node's end of the pod's veth pair: 9 bytes of the 15 that the kernel allows.
+    pub fn link(&self) -> String {
+        let hex: String = self.uid.chars().filter(char::is_ascii_hexdigit).take(8).collect();
+        format!("v{}", hex.to_ascii_lowercase())
+    }
+}
+
+/// Refuses a name that cannot be part of a path or cgroup name.
+fn check_name(name: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if name.is_empty() || name.len() > 20 || name.starts_with('-') || !name.chars().all(allowed) {
+        return Err(Error::new(Kind::Invalid, format!("yard name {name:?}: at most 20 of a-z, 0-9 and -")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cidrs_parse_contain_and_overlap() {
+        let pods: Cidr = "10.244.0.0/24".parse().unwrap();
+        assert_eq!(pods.to_string(), "10.244.0.0/24");
+        assert!(pods.contains(Ipv4Addr::new(10, 244, 0, 255)));
+        assert!(!pods.contains(Ipv4Addr::new(10, 244, 1, 0)));
+        assert_eq!(pods.nth(1), Some(Ipv4Addr::new(10, 244, 0, 1)));
+        assert_eq!(pods.nth(256), None);
+        assert!("0.0.0.0/0".parse::<Cidr>().unwrap().overlaps(&pods));
+        assert!(!"10.96.0.0/16".parse::<Cidr>().unwrap().overlaps(&pods));
+        for bad in ["", "10.0.0.0", "10.0.0.1/24", "10.0.0.0/33", "x/8"] {
+            assert!(bad.parse::<Cidr>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_derive_from_identity() {
+        let pod = Yard::host().pod("0f8fad5b-d9cb-469f-a165-70867728950e");
+        assert_eq!(pod.link(), "v0f8fad5b");
+        assert_eq!(
+            pod.container_cgroup("web", 2),
+            "/podyard/pods/pod0f8fad5b-d9cb-469f-a165-70867728950e/web.2"
+        );
+        assert_eq!(pod.shim_cgroup(), "/podyard/shims/0f8fad5b-d9cb-469f-a165-70867728950e");
+        assert_eq!(
+            Yard::host().container_log(("default", "web-0", "u"), "c", 3),
+            Path::new("/var/log/pods/default_web-0_u/c/3.log")
+        );
+    }
+
+    #[test]
+    fn a_yard_name_cannot_leave_its_place() {
+        for bad in ["", "../x", "a/b", "A", "-a", "abcdefghijklmnopqrstu"] {
+            assert!(Yard::isolated(bad).is_err(), "{bad}");
+        }
+        let yard = Yard::isolated("demo-1").unwrap();
+        assert_eq!(yard.cgroup_parent, "/podyard-demo-1");
+        assert_eq!(yard.socket, Path::new("/run/podyard-demo-1/podyard.sock"));
+    }
+}
