@@ -1,1 +1,34 @@
-//! To be filled: see the crate table in README.md.
+//! Podyard's API, as pure data and functions: kinds, objects, errors, admission, patches, selectors, tables.
+//!
+//! ```text
+//! bytes ── convert ── admission (strict walk → defaults → validation) ── Object ── store
+//!                        ▲ schema table                                    │
+//!                                                       table, scale, describe, selectors
+//! ```
+//!
+//! Nothing here does I/O, reads a clock or draws a random number: time, uid and name suffix are passed in.
+//! Words: a *resource* is a served kind; an *object* is one canonical JSON tree of it; a *key* is its identity;
+//! a *part* is what one write may change (main, status, scale).
+#![forbid(unsafe_code)]
+
+pub mod admission;
+pub mod convert;
+pub mod error;
+pub mod key;
+pub mod object;
+pub mod patch;
+pub mod quantity;
+pub mod resource;
+pub mod scale;
+pub mod selector;
+pub mod table;
+pub mod time;
+
+pub use admission::{AdmitContext, Admitted, FieldValidation, Part, admit_create, admit_update};
+pub use error::{Cause, Details, Error, Kind};
+pub use jiff::Timestamp;
+pub use k8s_openapi;
+pub use key::Key;
+pub use object::{Object, OwnerReference};
+pub use resource::{RESOURCES, Resource, resource_by_any_name, resource_by_plural, resource_for_kind};
+pub use selector::{FieldSelector, LabelSelector};
