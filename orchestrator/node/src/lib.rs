@@ -12,7 +12,10 @@
 #![forbid(unsafe_code)]
 
 pub mod boot;
+pub mod desired;
 pub mod error;
+pub mod observed;
+pub mod plan;
 pub mod yard;
 
 pub use error::{Error, Kind, Result};

@@ -1,0 +1,428 @@
+//! What to do next for one pod: a pure function of what is wanted and what is there.
+//!
+//! ```text
+//! start     record ─ cgroups ─ volumes ─ shim ─ network ─┬─ prepare ─ create ─ start   container a
+//!                                                        └─ prepare ─ create ─ start   container b
+//! restart   delete-container ─ prepare ─ create ─ start                   after its back-off
+//! lost      fence ─ detach ─ record-lost                                  the shim died: pod death
+//! stop      terminate … kill                                              until all have ended
+//! teardown  delete-container… ─ shutdown-shim ─ fence ─ detach ─ remove-cgroups ─ remove-snapshots
+//!           ─ remove-volumes ─ unrecord ─ finish
+//! ```
+//!
+//! Every step is idempotent, and leaves a legal world if nothing follows it. The order is the law: the
+//! record comes first and goes last; storage is let go only after the pod's cgroup was seen empty.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::desired::{Container, Desired, RestartPolicy, Role, Wanted};
+use crate::observed::{Attempt, Exit, Observed, Shim, State};
+
+/// The longest pause between two restarts.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// A run this long ends the series of failures.
+pub const BACKOFF_RESET: Duration = Duration::from_secs(600);
+/// How often an unanswered kill is repeated.
+const KILL_RETRY: Duration = Duration::from_secs(1);
+
+/// One idempotent step.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Step {
+    /// Write down that the pod is to be here.
+    Record,
+    /// Make its cgroup, with its limits.
+    Cgroups,
+    /// Prepare its volumes and hold its claims.
+    Volumes,
+    /// Start its shim.
+    Shim,
+    /// Make its network namespace and link, and hand it to the shim, which makes the others.
+    Network,
+    /// Resolve the image and prepare the writable layer.
+    Prepare(Run),
+    /// Create the container: namespaces joined, mounts made, its process waiting.
+    Create(Run),
+    /// Let its process run.
+    Start(Run),
+    /// Send SIGTERM to what runs.
+    Terminate,
+    /// Send SIGKILL to what runs.
+    Kill,
+    /// Forget a run in the shim; remove its cgroup and writable layer.
+    DeleteContainer(Run),
+    /// End the shim.
+    ShutdownShim,
+    /// Kill the pod's cgroup and see it empty.
+    Fence,
+    /// Write down runs whose end nobody saw.
+    RecordLost,
+    /// Take its link and address from the node.
+    Detach,
+    /// Remove its cgroups.
+    RemoveCgroups,
+    /// Remove its writable layers.
+    RemoveSnapshots,
+    /// Let its claims go; remove its emptyDirs.
+    RemoveVolumes,
+    /// Remove its directory.
+    Unrecord,
+    /// Tell the API that it is gone.
+    Finish,
+}
+
+/// One run of one container.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Run {
+    /// The container.
+    pub container: String,
+    /// 0 for the first.
+    pub attempt: u32,
+}
+
+/// Which sequence a step belongs to; faults are aimed at (verb, number).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verb {
+    /// Making the pod.
+    Start,
+    /// Taking it away.
+    Delete,
+}
+
+impl Step {
+    /// Stable name, as `trace` shows it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Step::Record => "record",
+            Step::Cgroups => "cgroups",
+            Step::Volumes => "volumes",
+            Step::Shim => "shim",
+            Step::Network => "network",
+            Step::Prepare(_) => "prepare",
+            Step::Create(_) => "create",
+            Step::Start(_) => "start",
+            Step::Terminate => "terminate",
+            Step::Kill => "kill",
+            Step::DeleteContainer(_) => "delete-container",
+            Step::ShutdownShim => "shutdown-shim",
+            Step::Fence => "fence",
+            Step::RecordLost => "record-lost",
+            Step::Detach => "detach",
+            Step::RemoveCgroups => "remove-cgroups",
+            Step::RemoveSnapshots => "remove-snapshots",
+            Step::RemoveVolumes => "remove-volumes",
+            Step::Unrecord => "unrecord",
+            Step::Finish => "finish",
+        }
+    }
+
+    /// The run it is about, if it is about one.
+    pub fn run(&self) -> Option<&Run> {
+        match self {
+            Step::Prepare(run) | Step::Create(run) | Step::Start(run) | Step::DeleteContainer(run) => {
+                Some(run)
+            }
+            _ => None,
+        }
+    }
+
+    /// The sequence it belongs to.
+    pub fn verb(&self) -> Verb {
+        match self {
+            Step::Record
+            | Step::Cgroups
+            | Step::Volumes
+            | Step::Shim
+            | Step::Network
+            | Step::Prepare(_)
+            | Step::Create(_)
+            | Step::Start(_) => Verb::Start,
+            _ => Verb::Delete,
+        }
+    }
+
+    /// What it does to the kernel, in words for people.
+    pub fn effect(&self) -> &'static str {
+        match self {
+            Step::Record => {
+                "mkdir the pod's run directory; write who it is, so that a crash leaves a name to sweep"
+            }
+            Step::Cgroups => "mkdir the pod's cgroup in every hierarchy; write its limits",
+            Step::Volumes => "mkdir emptyDirs, mount tmpfs ones; check and hold claims",
+            Step::Shim => "exec the shim in its own session and cgroup; it listens on a 0600 socket",
+            Step::Network => {
+                "unshare(CLONE_NEWNET); veth into it, /32 address, routes; the shim adds uts and ipc namespaces"
+            }
+            Step::Prepare(_) => "resolve the image to read-only layers; mkdir upper and work of its overlay",
+            Step::Create(_) => {
+                "clone3 into the container's cgroup; join the pod's namespaces; mount, pivot_root, drop privileges"
+            }
+            Step::Start(_) => "release the waiting process: execve",
+            Step::Terminate => "pidfd_send_signal(SIGTERM) to each container's first process",
+            Step::Kill => "pidfd_send_signal(SIGKILL) to each container's first process",
+            Step::DeleteContainer(_) => "reap; rmdir the container's cgroup; remove its writable layer",
+            Step::ShutdownShim => "ask the shim to exit: the last holder of the pod's namespaces lets go",
+            Step::Fence => "write 1 to cgroup.kill; see `populated 0` in cgroup.events",
+            Step::RecordLost => "write ContainerStatusUnknown for runs whose end nobody saw",
+            Step::Detach => "delete the node's end of the veth pair: address and route go with it",
+            Step::RemoveCgroups => "rmdir the pod's cgroups in every hierarchy",
+            Step::RemoveSnapshots => "remove upper and work directories",
+            Step::RemoveVolumes => "let claims go; unmount tmpfs volumes, remove emptyDirs",
+            Step::Unrecord => "remove the pod's run directory",
+            Step::Finish => "delete the object, by uid, with grace period 0",
+        }
+    }
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.run() {
+            Some(run) => write!(f, "{} {}.{}", self.name(), run.container, run.attempt),
+            None => f.write_str(self.name()),
+        }
+    }
+}
+
+/// What to do now, and when to look again though nothing happened.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Plan {
+    /// In order. Steps of different containers do not wait for each other.
+    pub steps: Vec<Step>,
+    /// Look again then, at the latest.
+    pub wake_at: Option<Timestamp>,
+}
+
+impl Plan {
+    fn wake(&mut self, at: Timestamp) {
+        self.wake_at = Some(self.wake_at.map_or(at, |known| known.min(at)));
+    }
+}
+
+/// What to do next for one pod.
+pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
+    match desired.wanted {
+        Wanted::Present if observed.shim == Shim::Dead => lost(observed),
+        Wanted::Present => match outcome(desired, observed) {
+            Some(_) => release(observed),
+            None => start(desired, observed, now),
+        },
+        Wanted::Stopping { kill_at } => stop(desired, observed, kill_at, now),
+        Wanted::Gone => stop(desired, observed, now, now),
+    }
+}
+
+/// How a pod ended that will not run again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Every main container ended with 0.
+    Succeeded,
+    /// One did not.
+    Failed,
+}
+
+/// Whether the pod has run its course, and how.
+pub fn outcome(desired: &Desired, observed: &Observed) -> Option<Outcome> {
+    let exit = |container: &Container| match observed.last(&container.name).map(|last| &last.state) {
+        Some(State::Exited(exit)) => Some(exit),
+        _ => None,
+    };
+    let of_role = |role| desired.containers.iter().filter(move |container| container.role == role);
+    let failed_init = of_role(Role::Init)
+        .any(|init| exit(init).is_some_and(|exit| !exit.success() && init.restart == RestartPolicy::Never));
+    if failed_init {
+        return Some(Outcome::Failed);
+    }
+    let mut outcome = Outcome::Succeeded;
+    for main in of_role(Role::Main) {
+        let exit = exit(main)?;
+        if restarts(main, exit) {
+            return None;
+        }
+        if !exit.success() {
+            outcome = Outcome::Failed;
+        }
+    }
+    Some(outcome)
+}
+
+/// Whether a container that ended so is started again.
+pub fn restarts(container: &Container, exit: &Exit) -> bool {
+    match container.restart {
+        RestartPolicy::Always => true,
+        RestartPolicy::OnFailure => !exit.success(),
+        RestartPolicy::Never => false,
+    }
+}
+
+/// Pause before the next run: none after the first failure, then base, 2·base, 4·base … capped.
+///
+/// A run of [`BACKOFF_RESET`] or longer begins a new series. Source: Kubernetes, "Pod Lifecycle",
+/// container restart policy.
+pub fn backoff(attempts: &[Attempt], base: Duration) -> Duration {
+    let short = |attempt: &&Attempt| match &attempt.state {
+        State::Exited(exit) => exit.started_at.is_none_or(|started| {
+            exit.finished_at.duration_since(started)
+                < jiff::SignedDuration::from_secs(BACKOFF_RESET.as_secs() as i64)
+        }),
+        _ => true,
+    };
+    let failures = attempts.iter().rev().take_while(short).count();
+    match failures {
+        0 | 1 => Duration::ZERO,
+        n => base.saturating_mul(1 << (n - 2).min(16)).min(BACKOFF_MAX),
+    }
+}
+
+/// When a container that ended may run again.
+pub fn restart_at(attempts: &[Attempt], exit: &Exit, base: Duration) -> Timestamp {
+    exit.finished_at.saturating_add(backoff(attempts, base)).unwrap_or(Timestamp::MAX)
+}
+
+fn start(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
+    let mut plan = Plan::default();
+    let mut need = |missing: bool, step: Step| {
+        if missing {
+            plan.steps.push(step);
+        }
+    };
+    need(!observed.recorded, Step::Record);
+    need(!observed.cgroups, Step::Cgroups);
+    need(!observed.volumes, Step::Volumes);
+    need(observed.shim == Shim::Absent, Step::Shim);
+    need(observed.shim != Shim::Alive { set_up: true }, Step::Network);
+    for container in &desired.containers {
+        let state = observed.last(&container.name).map(|last| &last.state);
+        match (container.role, state) {
+            // Succeeded: the next one's turn.
+            (Role::Init, Some(State::Exited(exit))) if exit.success() => continue,
+            (Role::Init, _) => {
+                run_container(container, desired, observed, now, &mut plan);
+                return plan;
+            }
+            (Role::Sidecar, Some(State::Running { .. })) => continue,
+            (Role::Sidecar, Some(State::Exited(_))) if main_ran(desired, observed) => {
+                run_container(container, desired, observed, now, &mut plan);
+            }
+            (Role::Sidecar, _) => {
+                run_container(container, desired, observed, now, &mut plan);
+                return plan;
+            }
+            (Role::Main, _) => run_container(container, desired, observed, now, &mut plan),
+        }
+    }
+    plan
+}
+
+/// Whether the main containers had their start already.
+fn main_ran(desired: &Desired, observed: &Observed) -> bool {
+    desired.containers.iter().any(|c| c.role == Role::Main && observed.last(&c.name).is_some())
+}
+
+fn run_container(
+    container: &Container,
+    desired: &Desired,
+    observed: &Observed,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
+    let attempts = observed.attempts.get(&container.name).map_or(&[][..], Vec::as_slice);
+    let run = |attempt| Run { container: container.name.clone(), attempt };
+    let from_scratch =
+        |attempt| [Step::Prepare(run(attempt)), Step::Create(run(attempt)), Step::Start(run(attempt))];
+    let Some(last) = attempts.last() else {
+        plan.steps.extend(from_scratch(0));
+        return;
+    };
+    match &last.state {
+        State::Recorded => plan.steps.extend(from_scratch(last.number)),
+        State::Created => plan.steps.push(Step::Start(run(last.number))),
+        State::Running { .. } => {}
+        State::Exited(exit) if restarts(container, exit) => {
+            let due = restart_at(attempts, exit, desired.backoff_base);
+            if due > now {
+                plan.wake(due);
+                return;
+            }
+            if !last.deleted {
+                plan.steps.push(Step::DeleteContainer(run(last.number)));
+            }
+            plan.steps.extend(from_scratch(last.number + 1));
+        }
+        State::Exited(_) => {}
+    }
+}
+
+/// The shim died, and the pod with it. What follows is a fresh start.
+fn lost(observed: &Observed) -> Plan {
+    let mut steps = vec![Step::Fence, Step::RecordLost];
+    if observed.link {
+        steps.push(Step::Detach);
+    }
+    for (name, attempts) in &observed.attempts {
+        for attempt in attempts.iter().filter(|attempt| !attempt.deleted) {
+            steps.push(Step::DeleteContainer(Run { container: name.clone(), attempt: attempt.number }));
+        }
+    }
+    Plan { steps, wake_at: None }
+}
+
+fn stop(desired: &Desired, observed: &Observed, kill_at: Timestamp, now: Timestamp) -> Plan {
+    let mut plan = Plan::default();
+    let running = || {
+        observed
+            .attempts
+            .values()
+            .flatten()
+            .filter(|attempt| matches!(attempt.state, State::Created | State::Running { .. }))
+    };
+    // Nobody to ask nicely if the shim died or is not there: the fence does it.
+    if matches!(observed.shim, Shim::Alive { .. }) && running().next().is_some() {
+        if now >= kill_at {
+            plan.steps.push(Step::Kill);
+            plan.wake(now.saturating_add(KILL_RETRY).unwrap_or(Timestamp::MAX));
+        } else {
+            if running().any(|attempt| !attempt.term_sent) {
+                plan.steps.push(Step::Terminate);
+            }
+            plan.wake(kill_at);
+        }
+        return plan;
+    }
+    plan = release(observed);
+    if observed.recorded {
+        plan.steps.push(Step::Unrecord);
+    }
+    if desired.wanted != Wanted::Gone {
+        plan.steps.push(Step::Finish);
+    }
+    plan
+}
+
+/// Takes away everything but the record and the exit records.
+fn release(observed: &Observed) -> Plan {
+    let mut steps = Vec::new();
+    if let Shim::Alive { .. } = observed.shim {
+        for (name, attempts) in &observed.attempts {
+            for attempt in attempts.iter().filter(|attempt| !attempt.deleted) {
+                steps.push(Step::DeleteContainer(Run { container: name.clone(), attempt: attempt.number }));
+            }
+        }
+        steps.push(Step::ShutdownShim);
+    }
+    let mut need = |there: bool, step: Step| {
+        if there {
+            steps.push(step);
+        }
+    };
+    need(observed.holds_anything(), Step::Fence);
+    need(observed.link, Step::Detach);
+    need(observed.cgroups, Step::RemoveCgroups);
+    need(observed.snapshots, Step::RemoveSnapshots);
+    need(observed.volumes, Step::RemoveVolumes);
+    Plan { steps, wake_at: None }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;
