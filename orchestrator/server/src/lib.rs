@@ -1,1 +1,23 @@
-//! To be filled: see the crate table in README.md.
+//! The API server: Kubernetes' paths and JSON over HTTP/1.1 on a unix socket.
+//!
+//! ```text
+//!  kubectl · client libraries · podyard
+//!        │ unix socket, 0600, peers of our own uid or root only
+//!  ┌─────▼──────┐ route  ┌──────────┐ verbs  ┌──────────┐
+//!  │ connection ├───────►│ handler  ├───────►│ registry │ every object
+//!  └────────────┘        │          │        └──────────┘
+//!                        │          ├───────► NodeApi     logs, exec, trace, namespaces, plan
+//!                        └──────────┘
+//! ```
+//!
+//! Invariant: the state of a connection never reaches an object. A watch, a log or an exec that is cut
+//! off ends there; a write that was started is finished by the task that owns it, whoever still listens.
+//!
+//! Words: a *route* is a parsed path; a *verb* is what is done to it; a *yard* path (`/podyard/v1/…`) is
+//! one that Kubernetes does not have.
+#![forbid(unsafe_code)]
+
+mod node_api;
+pub mod yard;
+
+pub use node_api::{ExecRequest, ExecSession, LogOptions, NodeApi, TerminalSize};
