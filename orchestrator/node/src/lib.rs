@@ -16,6 +16,7 @@ pub mod desired;
 pub mod error;
 pub mod observed;
 pub mod plan;
+pub mod status;
 pub mod yard;
 
 pub use error::{Error, Kind, Result};
