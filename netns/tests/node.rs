@@ -1,0 +1,189 @@
+//! The node's network and its pods', on the real kernel, in namespaces of the test's own.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Server, Yard, ask, block_on, eventually, net, pod, pod_address, root};
+use netns::{Attachment, Kind, Namespace, Node, Outcome, namespace};
+
+#[test]
+fn root_pods_and_host_reach_each_other() {
+    if !root() {
+        return;
+    }
+    let yard = Yard::new(2);
+    let _server = Server::start(&yard.pods[1], pod_address(1), 80, "one");
+    let reached = |from| ask(from, pod_address(1), 80).unwrap();
+    assert_eq!(
+        reached(&yard.pods[0]),
+        ("one".into(), pod_address(0).to_string()),
+        "the source address stays"
+    );
+    assert_eq!(reached(yard.node.host()), ("one".into(), net().host_address.to_string()));
+    assert_eq!(reached(yard.node.namespace()), ("one".into(), net().gateway.to_string()));
+    assert_eq!(reached(&yard.pods[1]), ("one".into(), pod_address(1).to_string()), "its own address");
+    let _server = Server::start(yard.node.host(), net().host_address, 80, "host");
+    assert_eq!(
+        ask(&yard.pods[0], net().host_address, 80).unwrap(),
+        ("host".into(), pod_address(0).to_string())
+    );
+}
+
+#[test]
+fn root_ensure_and_attach_twice_is_once() {
+    if !root() {
+        return;
+    }
+    let yard = Yard::new(1);
+    let clone = |namespace: &Namespace| namespace.try_clone().unwrap();
+    let again = Node::ensure(net(), clone(yard.node.namespace()), clone(yard.node.host()));
+    let (again, steps) = block_on(again).unwrap();
+    assert_eq!(steps, [], "nothing is missing");
+    assert_eq!(again.attach(&pod(0), &yard.pods[0]).unwrap().0, Outcome::Unchanged);
+    assert_eq!(again.attachments().unwrap().len(), 1);
+    assert_eq!(again.routed_addresses().unwrap(), [pod_address(0)]);
+    let _server = Server::start(&yard.pods[0], pod_address(0), 80, "zero");
+    assert_eq!(ask(again.host(), pod_address(0), 80).unwrap().0, "zero");
+}
+
+#[test]
+fn root_attach_follows_a_new_namespace_and_refuses_another_owner() {
+    if !root() {
+        return;
+    }
+    let yard = Yard::new(1);
+    let second = Namespace::create().unwrap();
+    assert_eq!(yard.node.attach(&pod(0), &second).unwrap().0, Outcome::Changed);
+    let _server = Server::start(&second, pod_address(0), 80, "second");
+    assert_eq!(ask(yard.node.host(), pod_address(0), 80).unwrap().0, "second");
+    let mut stranger = pod(0);
+    stranger.owner = "stranger".into();
+    assert_eq!(yard.node.attach(&stranger, &yard.pods[0]).unwrap_err().kind(), Kind::AlreadyExists);
+    assert_eq!(yard.node.attachments().unwrap()[0].owner.as_deref(), Some("uid-0"));
+}
+
+#[test]
+fn root_detach_leaves_nothing() {
+    if !root() {
+        return;
+    }
+    let yard = Yard::new(4);
+    let listed = yard.node.attachments().unwrap();
+    let expected = |index| Attachment {
+        link: pod(index).link,
+        owner: Some(pod(index).owner),
+        address: Some(pod_address(index)),
+    };
+    assert_eq!(listed, (0..4).map(expected).collect::<Vec<_>>());
+
+    assert_eq!(yard.node.detach(&pod(0).link, Some(pod_address(0))).unwrap(), Outcome::Changed);
+    assert_eq!(yard.node.detach(&pod(0).link, Some(pod_address(0))).unwrap(), Outcome::Unchanged);
+    let mut stolen = expected(1);
+    stolen.owner = Some("stranger".into());
+    assert_eq!(yard.node.detach_many(&[stolen]).unwrap(), Outcome::Unchanged, "not the stranger's");
+    // A namespace that dies takes its link along; the route waits for the collector.
+    let Yard { node, mut pods } = yard;
+    drop(pods.pop());
+    eventually("the kernel removes the link", || node.attachments().unwrap().len() == 2);
+    assert!(node.routed_addresses().unwrap().contains(&pod_address(3)));
+    assert_eq!(node.detach_many(&[expected(1), expected(2), expected(3)]).unwrap(), Outcome::Changed);
+    assert_eq!(node.attachments().unwrap(), []);
+    assert!(node.routed_addresses().unwrap().is_empty());
+    let left = pods[1].run(|| std::fs::read_to_string("/proc/thread-self/net/dev").unwrap()).unwrap();
+    assert!(!left.contains("eth0"), "{left}");
+}
+
+#[test]
+fn root_remove_leaves_nothing_on_the_host() {
+    if !root() {
+        return;
+    }
+    let host = Namespace::create().unwrap();
+    let facts = |file| host.run(|| std::fs::read_to_string(file).unwrap()).unwrap();
+    let files =
+        ["/proc/thread-self/net/dev", "/proc/thread-self/net/route", "/proc/thread-self/net/fib_trie"];
+    let names = |text: String| {
+        text.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect::<Vec<_>>()
+    };
+    let routes = |text: String| {
+        text.lines().filter(|line| !line.starts_with("Iface")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let state = || (names(facts(files[0])), routes(facts(files[1])), facts(files[2]));
+    let before = state();
+    let node = Namespace::create().unwrap();
+    let made = block_on(Node::ensure(net(), node.try_clone().unwrap(), host.try_clone().unwrap())).unwrap().0;
+    assert!(facts(files[1]).contains("py-node-0"));
+    drop(made);
+    assert_eq!(Node::remove(&net(), Some(&node), &host).unwrap(), Outcome::Changed);
+    assert_eq!(Node::remove(&net(), Some(&node), &host).unwrap(), Outcome::Unchanged);
+    assert_eq!(state(), before);
+}
+
+#[test]
+fn root_pods_cannot_reach_each_other_below_ip() {
+    if !root() {
+        return;
+    }
+    let yard = Yard::new(2);
+    // Nobody but the gateway answers on the link: the neighbour table of a pod never learns another pod.
+    let _server = Server::start(&yard.pods[1], pod_address(1), 80, "one");
+    ask(&yard.pods[0], pod_address(1), 80).unwrap();
+    let arp = yard.pods[0].run(|| std::fs::read_to_string("/proc/thread-self/net/arp").unwrap()).unwrap();
+    assert!(arp.contains("10.88.0.1 ") && !arp.contains(&pod_address(1).to_string()), "{arp}");
+}
+
+#[test]
+fn root_refused_connection_is_told_and_async_connect_works() {
+    if !root() {
+        return;
+    }
+    let yard = Yard::new(2);
+    let error = ask(&yard.pods[0], pod_address(1), 81).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    let _server = Server::start(&yard.pods[1], pod_address(1), 80, "one");
+    block_on(async {
+        let stream = yard.pods[0].connect((pod_address(1), 80).into());
+        let stream = tokio::time::timeout(Duration::from_secs(3), stream).await.unwrap().unwrap();
+        stream.readable().await.unwrap();
+        let refused = yard.pods[0].connect((pod_address(1), 81).into()).await.unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    });
+}
+
+#[test]
+fn root_pin_and_unpin() {
+    if !root() {
+        return;
+    }
+    let dir = std::env::temp_dir().join(format!("netns-pin-{}", std::process::id()));
+    let path = dir.join("sub/node-0");
+    // In a mount namespace of our own, so that the host's mount table stays as it is.
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            use nix::mount::{MsFlags, mount};
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+                .unwrap();
+            let (made, outcome) = Namespace::ensure(&path).unwrap();
+            assert_eq!(outcome, Outcome::Changed);
+            let inode = made.inode().unwrap();
+            drop(made);
+            let (found, outcome) = Namespace::ensure(&path).unwrap();
+            assert_eq!(
+                (outcome, found.inode().unwrap()),
+                (Outcome::Unchanged, inode),
+                "it outlives its descriptor"
+            );
+            assert_eq!(found.pin(&path).unwrap(), Outcome::Unchanged);
+            assert_eq!(Namespace::create().unwrap().pin(&path).unwrap_err().kind(), Kind::AlreadyExists);
+            assert_eq!(namespace::unpin(&path).unwrap(), Outcome::Changed);
+            assert_eq!(namespace::unpin(&path).unwrap(), Outcome::Unchanged);
+            assert_eq!(Namespace::open(&path).unwrap_err().kind(), Kind::NotFound);
+            std::fs::write(&path, "precious").unwrap();
+            assert_eq!(Namespace::open(&path).unwrap_err().kind(), Kind::NotFound);
+            assert_eq!(namespace::unpin(&path).unwrap_err().kind(), Kind::Invalid);
+        });
+    });
+    std::fs::remove_dir_all(&dir).unwrap();
+}
