@@ -51,13 +51,6 @@ pub enum Op {
         /// If this is true of it.
         expect: Expect,
     },
-    /// Changes nothing: the others happen only if this is true of a record. It takes no revision.
-    Check {
-        /// Of the record under this key.
-        key: Key,
-        /// What must be true.
-        expect: Expect,
-    },
 }
 
 impl Op {
@@ -65,7 +58,7 @@ impl Op {
     #[must_use]
     pub fn key(&self) -> &Key {
         match self {
-            Self::Put { key, .. } | Self::Delete { key, .. } | Self::Check { key, .. } => key,
+            Self::Put { key, .. } | Self::Delete { key, .. } => key,
         }
     }
 
@@ -73,7 +66,7 @@ impl Op {
     #[must_use]
     pub fn expect(&self) -> Expect {
         match self {
-            Self::Put { expect, .. } | Self::Delete { expect, .. } | Self::Check { expect, .. } => *expect,
+            Self::Put { expect, .. } | Self::Delete { expect, .. } => *expect,
         }
     }
 }

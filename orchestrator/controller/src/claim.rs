@@ -1,0 +1,195 @@
+//! The claim binder: a PersistentVolume for each PersistentVolumeClaim.
+//!
+//! ```text
+//!  claim ── volume with our uid in claimRef ──► spec.volumeName ──► status Bound
+//!             ▲ a free one that fits, taken by one update at its resource version
+//!             ▲ or a new one of class `podyard.io/host`, named after the claim's uid
+//! ```
+//! The volume's claimRef is the lock: it holds the claim's uid, and only one update of a free volume can win. Storage
+//! therefore never has two owners, and a claim deleted and made again is another owner.
+//!
+//! Source: Kubernetes documentation, "Persistent Volumes".
+
+use api::quantity::parse_bytes;
+use api::{Key, LabelSelector, Object, Part};
+use serde_json::{Value, json};
+
+use crate::cache::Cache;
+use crate::effect::Call;
+use crate::gc::without_finalizer;
+use crate::kinds::{CLAIMS, CLASSES, PODS, VOLUMES};
+use crate::plan::{Note, Plan};
+use crate::pod;
+use crate::replicaset::write_status;
+use crate::rules::View;
+use crate::volume;
+
+const COMPONENT: &str = "persistentvolume-controller";
+/// The provisioner of volumes on the host, and the driver name in them.
+pub const HOST: &str = "podyard.io/host";
+/// Kubernetes' own: keeps a claim while pods use it.
+const PROTECTION: &str = "kubernetes.io/pvc-protection";
+const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
+
+/// The claim a volume is for, if it says.
+pub fn of_volume(volume: &Object) -> Option<Key> {
+    let name = volume.get_str("spec.claimRef.name")?;
+    Some(Key::new(*CLAIMS, volume.get_str("spec.claimRef.namespace").unwrap_or(""), name))
+}
+
+/// Claims that have no volume yet.
+pub fn unbound(cache: &Cache) -> impl Iterator<Item = Key> {
+    cache.list(*CLAIMS).filter(|claim| claim.get_str("spec.volumeName").is_none()).map(|claim| claim.key())
+}
+
+/// Looks at a claim.
+pub fn look(view: &View<'_>, key: &Key) -> Plan {
+    let mut plan = Plan::default();
+    let Some(claim) = view.cache.get(key) else { return plan };
+    if claim.is_deleting() {
+        let is_protected = claim.finalizers().contains(&PROTECTION);
+        if is_protected && !is_used(view.cache, key) {
+            plan.call(without_finalizer(claim, PROTECTION));
+        }
+        return plan;
+    }
+    match claim.get_str("spec.volumeName").filter(|name| !name.is_empty()) {
+        Some(name) => confirm(view, claim, name, &mut plan),
+        None => bind(view, claim, &mut plan),
+    }
+    plan
+}
+
+/// Whether a pod that may still run mounts it.
+fn is_used(cache: &Cache, key: &Key) -> bool {
+    let mut pods = cache.list_in(*PODS, &key.namespace).filter(|pod| !pod::is_terminal(pod));
+    pods.any(|pod| pod::claims(pod).any(|name| name == key.name))
+}
+
+/// A claim that names its volume: the volume must agree.
+fn confirm(view: &View<'_>, claim: &Object, name: &str, plan: &mut Plan) {
+    let key = Key::new(*VOLUMES, "", name);
+    let Some(volume) = view.cache.get(&key) else {
+        // Bound once, and the volume is gone: say so, and touch nothing.
+        if claim.get_str("status.phase") == Some("Bound") {
+            plan.call(write_status(claim, json!({"phase": "Lost"})));
+        }
+        return;
+    };
+    if is_reserved_for(volume, claim) {
+        if volume.get_str("spec.claimRef.uid") != Some(claim.uid()) {
+            plan.call(volume::give(volume, claim));
+        } else if !claim.finalizers().contains(&PROTECTION) {
+            plan.call(Call::Update { object: protected(claim.clone()), part: Part::Main });
+        } else {
+            let status = json!({
+                "phase": "Bound",
+                "accessModes": volume.0["spec"]["accessModes"],
+                "capacity": volume.0["spec"]["capacity"],
+            });
+            if claim.get("status") != Some(&status) {
+                plan.call(write_status(claim, status));
+            }
+        }
+    } else if of_volume(volume).is_none() && fits(claim, volume, &class_name(view.cache, claim)) {
+        plan.call(volume::give(volume, claim));
+    } else if claim.get_str("status.phase") == Some("Bound") {
+        plan.call(write_status(claim, json!({"phase": "Lost"})));
+    }
+}
+
+/// A claim that names no volume: one that is its own, else one that fits, else a new one.
+fn bind(view: &View<'_>, claim: &Object, plan: &mut Plan) {
+    let class = class_name(view.cache, claim);
+    let volumes = || view.cache.list(*VOLUMES).filter(|volume| !volume.is_deleting());
+    let own = volumes().filter(|volume| is_reserved_for(volume, claim));
+    // The one that has our uid already, before one that is only reserved by name.
+    if let Some(volume) = own.min_by_key(|volume| volume.get_str("spec.claimRef.uid") != Some(claim.uid())) {
+        if volume.get_str("spec.claimRef.uid") != Some(claim.uid()) {
+            return plan.call(volume::give(volume, claim));
+        }
+        let mut object = protected(claim.clone());
+        object.set("spec.volumeName", volume.name());
+        object.set("metadata.annotations", annotated(claim, "pv.kubernetes.io/bind-completed", "yes"));
+        return plan.call(Call::Update { object, part: Part::Main });
+    }
+    let free = volumes().filter(|volume| of_volume(volume).is_none() && fits(claim, volume, &class));
+    if let Some(volume) = free.min_by_key(|volume| (capacity(volume), volume.name().to_owned())) {
+        return plan.call(volume::give(volume, claim));
+    }
+    let class = Key::new(*CLASSES, "", class);
+    match view.cache.get(&class).filter(|class| class.get_str("provisioner") == Some(HOST)) {
+        Some(class) => {
+            let volume = volume::provision(claim, class);
+            let done = format!("Successfully provisioned volume {}", volume.name());
+            plan.told(
+                Call::Create { object: volume },
+                Note::normal(claim, COMPONENT, "ProvisioningSucceeded", done),
+                Note::warning(claim, COMPONENT, "ProvisioningFailed", "failed to provision volume: ".into()),
+            );
+        }
+        None => plan.notes.push(Note::normal(
+            claim,
+            COMPONENT,
+            "FailedBinding",
+            "no persistent volumes available for this claim and no storage class that makes them is set"
+                .into(),
+        )),
+    }
+    if claim.get_str("status.phase").is_none() {
+        plan.call(write_status(claim, json!({"phase": "Pending"})));
+    }
+}
+
+fn protected(mut claim: Object) -> Object {
+    if !claim.finalizers().contains(&PROTECTION) {
+        let mut finalizers = claim.get_array("metadata.finalizers").to_vec();
+        finalizers.push(PROTECTION.into());
+        claim.set("metadata.finalizers", finalizers);
+    }
+    claim
+}
+
+fn annotated(object: &Object, name: &str, value: &str) -> Value {
+    let mut annotations = object.annotations().clone();
+    annotations.insert(name.into(), value.into());
+    Value::Object(annotations)
+}
+
+/// Whether a volume is for this claim: by uid, or, if it has none, by name.
+fn is_reserved_for(volume: &Object, claim: &Object) -> bool {
+    match volume.get_str("spec.claimRef.uid").filter(|uid| !uid.is_empty()) {
+        Some(uid) => uid == claim.uid(),
+        None => of_volume(volume).is_some_and(|key| key == claim.key()),
+    }
+}
+
+/// The class asked for; the default one if none was. The empty name asks for volumes made by hand.
+fn class_name(cache: &Cache, claim: &Object) -> String {
+    if let Some(class) = claim.get_str("spec.storageClassName") {
+        return class.into();
+    }
+    let is_default = |class: &&std::sync::Arc<Object>| class.annotation(DEFAULT_CLASS) == Some("true");
+    cache.list(*CLASSES).find(is_default).map(|class| class.name().into()).unwrap_or_default()
+}
+
+fn capacity(volume: &Object) -> u64 {
+    volume.get_str("spec.capacity.storage").and_then(|text| parse_bytes(text).ok()).unwrap_or(0)
+}
+
+/// Whether a volume gives what a claim asks for.
+fn fits(claim: &Object, volume: &Object, class: &str) -> bool {
+    let wanted = claim.get_str("spec.resources.requests.storage");
+    let is_large = wanted.and_then(|text| parse_bytes(text).ok()).unwrap_or(0) <= capacity(volume);
+    let modes = volume.get_array("spec.accessModes");
+    let is_accessible = claim.get_array("spec.accessModes").iter().all(|mode| modes.contains(mode));
+    let is_class = volume.get_str("spec.storageClassName").unwrap_or("") == class;
+    let mode = |object: &Object| object.get_str("spec.volumeMode").unwrap_or("Filesystem").to_owned();
+    let selector = claim.get("spec.selector").map(LabelSelector::from_spec);
+    let is_selected = match selector {
+        None => true,
+        Some(Ok(selector)) => selector.matches(volume.labels()),
+        Some(Err(_)) => false,
+    };
+    is_large && is_accessible && is_class && is_selected && mode(claim) == mode(volume)
+}

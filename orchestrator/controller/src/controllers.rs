@@ -1,0 +1,328 @@
+//! The loop: inputs to news, news to items, items to plans, plans to calls.
+//!
+//! ```text
+//!  Changed, Deleted ──► cache ── concerned() ──► queue ── look() ──► Plan ──► Effect::Call
+//!        Done(object) ────┘                        ▲                             │
+//!        Done(error) ── in doubt: Call::Read ──────┴──── all answered ◄──────────┘
+//! ```
+//! An item stays in hand until each of its calls is answered, and what the answers say is taken in before it is
+//! looked at again: no plan is made from a state that our own writes have made old. An error may hide a success, so
+//! after one the object is read from the store before anything else is planned for the item.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use api::{Error, Key, Kind, Object, Timestamp};
+use rand::RngCore;
+
+use crate::cache::Cache;
+use crate::effect::{Call, Effect, Input};
+use crate::kinds::EVENTS;
+use crate::ledger::requests;
+use crate::plan::{Note, Step};
+use crate::queue::Queue;
+use crate::rules::{Item, View, concerned, look};
+use crate::scheduler::{Assumed, Binding};
+
+/// Times a doubtful object is read before the item waits its turn again.
+const READS_MAX: u32 = 3;
+
+/// A call that is not answered yet.
+#[derive(Debug)]
+struct Flight {
+    /// Whose call it is; none for Events, which nothing waits for.
+    item: Option<Item>,
+    call: Call,
+    note: Option<Note>,
+    complaint: Option<Note>,
+    reads: u32,
+    /// A list began after it was made: what its answer shows may be older than the list.
+    is_stale: bool,
+}
+
+/// The calls of an item in hand.
+#[derive(Debug, Default)]
+struct Batch {
+    open: usize,
+    is_failed: bool,
+}
+
+/// All controllers and the scheduler: one deterministic machine without clock, randomness or I/O of its own.
+///
+/// Everything in it is rebuilt from a list; what is lost with it is only when to try again.
+#[derive(Debug, Default)]
+pub struct Controllers {
+    cache: Cache,
+    queue: Queue<Item>,
+    flights: BTreeMap<u64, Flight>,
+    batches: BTreeMap<Item, Batch>,
+    assumed: Assumed,
+    last_id: u64,
+    /// False while a list is under way.
+    is_synced: bool,
+    /// What the list under way has named.
+    listed: BTreeSet<Key>,
+    /// What was last asked for by [`Effect::WakeAt`].
+    wake: Option<Timestamp>,
+}
+
+impl Controllers {
+    /// Controllers that know nothing yet and wait for the first list.
+    pub fn new() -> Controllers {
+        Controllers::default()
+    }
+
+    /// What is known.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// Nothing is to be done and no answer is awaited; delays may still run.
+    pub fn is_idle(&self) -> bool {
+        self.is_synced && self.queue.is_idle() && self.flights.is_empty()
+    }
+
+    /// When something is to be looked at again though nothing may have changed.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.queue.next_due()
+    }
+
+    /// Takes in one input and says what is to be done. The same inputs, times and random numbers give the same
+    /// effects.
+    pub fn step(&mut self, input: Input, now: Timestamp, rng: &mut dyn RngCore) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match input {
+            Input::Listing => self.begin_list(),
+            Input::Changed(object) => self.changed(object),
+            Input::Deleted(object) => self.deleted(&object),
+            Input::Synced => self.end_list(),
+            Input::Done { id, result } => self.done(id, result, now, rng, &mut effects),
+            Input::Tick => {}
+        }
+        self.queue.advance(now);
+        if self.is_synced {
+            while let Some(item) = self.queue.take() {
+                self.process(item, now, &mut effects);
+            }
+        }
+        let due = self.queue.next_due();
+        if due != self.wake {
+            self.wake = due;
+            effects.extend(due.map(Effect::WakeAt));
+        }
+        effects
+    }
+
+    fn begin_list(&mut self) {
+        self.is_synced = false;
+        self.listed.clear();
+        self.cache.forget_deletions();
+        for flight in self.flights.values_mut() {
+            flight.is_stale = true;
+        }
+    }
+
+    fn end_list(&mut self) {
+        let listed = std::mem::take(&mut self.listed);
+        let unlisted = self.cache.all().filter(|(key, _)| !listed.contains(key));
+        let unlisted: Vec<(Key, String)> =
+            unlisted.map(|(key, object)| (key.clone(), object.uid().into())).collect();
+        for (key, uid) in unlisted {
+            self.cache.remove(&key, &uid, None);
+        }
+        self.is_synced = true;
+        // Level, not edge: everything is looked at, whatever was known before.
+        self.queue.clear();
+        let mut items = BTreeSet::new();
+        for (key, object) in self.cache.all() {
+            concerned(&self.cache, key, None, Some(object), &mut |item| {
+                items.insert(item);
+            });
+        }
+        items.into_iter().for_each(|item| self.queue.add(item));
+    }
+
+    fn changed(&mut self, object: Arc<Object>) {
+        let key = object.key();
+        if !self.is_synced {
+            self.listed.insert(key.clone());
+        }
+        self.take_in(&key, object);
+    }
+
+    fn deleted(&mut self, object: &Object) {
+        let key = object.key();
+        let old = self.cache.remove(&key, object.uid(), object.resource_version());
+        if let Some(old) = old {
+            self.notify(&key, Some(&old), None);
+        }
+    }
+
+    fn take_in(&mut self, key: &Key, object: Arc<Object>) {
+        if let Some(old) = self.cache.put(key, Arc::clone(&object)) {
+            self.notify(key, old.as_ref(), Some(&object));
+            // Another incarnation under the name: the old one went unseen.
+            if let Some(old) = old.filter(|old| old.uid() != object.uid()) {
+                self.cache.mark_gone(old.uid());
+                self.notify(key, Some(&old), None);
+            }
+        }
+    }
+
+    fn forget(&mut self, key: &Key, uid: &str) {
+        self.cache.mark_gone(uid);
+        if let Some(old) = self.cache.remove(key, uid, None) {
+            self.notify(key, Some(&old), None);
+        }
+    }
+
+    fn notify(&mut self, key: &Key, old: Option<&Arc<Object>>, new: Option<&Arc<Object>>) {
+        if self.is_synced {
+            let queue = &mut self.queue;
+            concerned(&self.cache, key, old, new, &mut |item| queue.add(item));
+        }
+    }
+
+    fn process(&mut self, item: Item, now: Timestamp, effects: &mut Vec<Effect>) {
+        let view = View { cache: &self.cache, assumed: &self.assumed, now };
+        let plan = look(&view, &item);
+        for note in plan.notes {
+            self.tell(&note, now, effects);
+        }
+        if plan.steps.is_empty() {
+            self.queue.forget(&item);
+            if let Some(wake) = plan.wake {
+                self.queue.add_at(item.clone(), wake);
+            }
+            self.queue.done(&item);
+            return;
+        }
+        self.batches.insert(item.clone(), Batch { open: plan.steps.len(), is_failed: false });
+        for Step { call, note, complaint } in plan.steps {
+            let flight =
+                Flight { item: Some(item.clone()), call, note, complaint, reads: 0, is_stale: false };
+            self.launch(flight, effects);
+        }
+    }
+
+    fn launch(&mut self, flight: Flight, effects: &mut Vec<Effect>) {
+        self.last_id += 1;
+        if let Call::Bind { pod, node, pod_ip, .. } = &flight.call {
+            let amount = self.cache.get(pod).map(|pod| requests(pod)).unwrap_or_default();
+            self.assumed.insert(pod.clone(), Binding { node: node.clone(), address: *pod_ip, amount });
+        }
+        effects.push(Effect::Call { id: self.last_id, call: flight.call.clone() });
+        self.flights.insert(self.last_id, flight);
+    }
+
+    /// Writes an Event, unless it is written already.
+    fn tell(&mut self, note: &Note, now: Timestamp, effects: &mut Vec<Effect>) {
+        let object = note.event(now);
+        let key = Key::new(*EVENTS, object.namespace(), object.name());
+        if self.cache.get(&key).is_none() {
+            let call = Call::Create { object };
+            let flight = Flight { item: None, call, note: None, complaint: None, reads: 0, is_stale: false };
+            self.launch(flight, effects);
+        }
+    }
+
+    fn done(
+        &mut self,
+        id: u64,
+        result: Result<Option<Object>, Error>,
+        now: Timestamp,
+        rng: &mut dyn RngCore,
+        effects: &mut Vec<Effect>,
+    ) {
+        // Answers to a former self's calls are nobody's.
+        let Some(mut flight) = self.flights.remove(&id) else { return };
+        let key = flight.call.key();
+        if let Call::Bind { .. } = flight.call {
+            self.assumed.remove(&key);
+        }
+        let mut is_failed = result.is_err() || flight.is_stale;
+        match (&flight.call, result) {
+            (_, Ok(_) | Err(_)) if flight.is_stale => {}
+            (Call::Read { uid, .. }, Ok(Some(object))) => {
+                if let Some(uid) = uid.as_deref().filter(|uid| *uid != object.uid()) {
+                    let uid = uid.to_owned();
+                    self.forget(&key, &uid);
+                }
+                self.take_in(&key, Arc::new(object));
+            }
+            (Call::Read { uid, .. }, Ok(None)) => {
+                if let Some(uid) = uid.clone() {
+                    self.forget(&key, &uid);
+                }
+            }
+            (Call::Read { uid, .. }, Err(error)) if error.kind() == Kind::NotFound => {
+                is_failed = false;
+                if let Some(uid) = uid.clone() {
+                    self.forget(&key, &uid);
+                }
+            }
+            (Call::Read { .. }, Err(_)) if flight.reads < READS_MAX => {
+                flight.reads += 1;
+                return self.launch(flight, effects);
+            }
+            (Call::Read { .. }, Err(_)) => {}
+            (_, Ok(object)) => {
+                if let Some(note) = flight.note.take() {
+                    self.tell(&note, now, effects);
+                }
+                match object {
+                    Some(object) => self.take_in(&key, Arc::new(object)),
+                    None => {
+                        if let Call::Delete { uid, .. } = &flight.call {
+                            let uid = uid.clone();
+                            self.forget(&key, &uid);
+                        }
+                    }
+                }
+            }
+            (_, Err(error)) => {
+                if !heals(&error)
+                    && let Some(complaint) = flight.complaint.take()
+                {
+                    self.tell(&complaint.with(&error.message), now, effects);
+                }
+                if flight.item.is_some() {
+                    if let Some(batch) = flight.item.as_ref().and_then(|item| self.batches.get_mut(item)) {
+                        batch.is_failed = true;
+                    }
+                    let uid = self.cache.get(&key).map(|known| known.uid().to_owned());
+                    let call = Call::Read { key, uid };
+                    return self.launch(Flight { call, note: None, complaint: None, ..flight }, effects);
+                }
+            }
+        }
+        if let Some(item) = flight.item {
+            self.land(item, is_failed, now, rng);
+        }
+    }
+
+    /// One of the item's calls is answered; the last one gives the item back.
+    fn land(&mut self, item: Item, is_failed: bool, now: Timestamp, rng: &mut dyn RngCore) {
+        let Some(batch) = self.batches.get_mut(&item) else { return };
+        batch.is_failed |= is_failed;
+        batch.open -= 1;
+        if batch.open > 0 {
+            return;
+        }
+        let is_failed = batch.is_failed;
+        self.batches.remove(&item);
+        self.queue.done(&item);
+        if is_failed {
+            self.queue.retry(item, now, rng);
+        } else {
+            self.queue.forget(&item);
+            self.queue.add(item);
+        }
+    }
+}
+
+/// Whether trying again may help without anybody doing anything.
+fn heals(error: &Error) -> bool {
+    error.kind().is_transient()
+        || matches!(error.kind(), Kind::Conflict | Kind::AlreadyExists | Kind::NotFound | Kind::Gone)
+}

@@ -1,0 +1,115 @@
+//! What goes into the controllers and what comes out.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use api::{Error, Key, Object, Part, Timestamp};
+
+/// Something the controllers are told.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A list of everything begins; until [`Input::Synced`] nothing acts. The state before the first list is this one.
+    Listing,
+    /// An object is as given, in the list or by the watch. Old news and repetitions do no harm.
+    Changed(Arc<Object>),
+    /// An object is gone; its last state, under the revision of its deletion.
+    Deleted(Arc<Object>),
+    /// The list is complete: what it did not name is gone.
+    Synced,
+    /// The answer to the call of that id. The object is the one written or read, if there is one now.
+    Done {
+        /// As in [`Effect::Call`].
+        id: u64,
+        /// What the registry said.
+        result: Result<Option<Object>, Error>,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// Something the controllers want done.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// A call on the registry, to be answered by one [`Input::Done`]. Calls of one step may run in any order, or at
+    /// once.
+    Call {
+        /// Given back with the answer; never used twice.
+        id: u64,
+        /// What to call.
+        call: Call,
+    },
+    /// Send [`Input::Tick`] then. Replaces an earlier wish.
+    WakeAt(Timestamp),
+}
+
+/// One registry verb with its arguments.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Call {
+    /// `create`. The name says what it is for, so that a repetition collides with itself.
+    Create {
+        /// The object, its namespace in its metadata.
+        object: Object,
+    },
+    /// `update`, carrying the resource version it was read at.
+    Update {
+        /// The whole object.
+        object: Object,
+        /// The part that counts.
+        part: Part,
+    },
+    /// `delete`, if the object still has that uid.
+    Delete {
+        /// Which.
+        key: Key,
+        /// Only this incarnation.
+        uid: String,
+        /// Seconds; `None` is the object's own.
+        grace: Option<i64>,
+        /// What becomes of what it owns.
+        propagation: Propagation,
+    },
+    /// `bind`: gives a pod its node and its address in one write.
+    Bind {
+        /// Which pod.
+        pod: Key,
+        /// Only this incarnation.
+        uid: String,
+        /// Where it shall run.
+        node: String,
+        /// Its address; `None` for pods in the host's network.
+        pod_ip: Option<IpAddr>,
+    },
+    /// The Namespace is empty: `finalize` without Kubernetes' own finalizer, which ends it.
+    Finalize {
+        /// The whole Namespace.
+        object: Object,
+    },
+    /// `get`, from the store itself: settles a doubt.
+    Read {
+        /// Which.
+        key: Key,
+        /// The incarnation whose existence is in doubt, for the controllers' own use.
+        uid: Option<String>,
+    },
+}
+
+impl Call {
+    /// The object it is about.
+    pub fn key(&self) -> Key {
+        match self {
+            Call::Create { object } | Call::Update { object, .. } | Call::Finalize { object } => object.key(),
+            Call::Delete { key, .. } | Call::Bind { pod: key, .. } | Call::Read { key, .. } => key.clone(),
+        }
+    }
+}
+
+/// What becomes of the dependents of what is deleted. meta/v1 DeletionPropagation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    /// They go after it.
+    Background,
+    /// They go before it.
+    Foreground,
+    /// They stay, without owner.
+    Orphan,
+}

@@ -1,0 +1,213 @@
+//! The rules: which there are, whom a change concerns, who looks at what.
+//!
+//! A rule looks at one key at a time and answers with a [`Plan`]; it knows the present only. Why it was asked is not
+//! told. Adding a rule is one file and one arm in each function here.
+
+use std::sync::Arc;
+
+use api::{Key, LabelSelector, Object, Timestamp};
+
+use crate::cache::Cache;
+use crate::kinds;
+use crate::plan::Plan;
+use crate::scheduler::Assumed;
+use crate::{claim, endpoints, gc, namespace, pod, replicaset, scheduler, statefulset, volume};
+
+/// One of the controllers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// ReplicaSet: keeps so many pods.
+    ReplicaSet,
+    /// StatefulSet: keeps these very pods.
+    StatefulSet,
+    /// PersistentVolumeClaim: gives it a volume.
+    Claim,
+    /// PersistentVolume: says whose it is, reclaims it.
+    Volume,
+    /// Service: lists the pods behind it.
+    Endpoints,
+    /// Any object with owners, or that owns and is deleted.
+    Collect,
+    /// Namespace: empties it when it is deleted.
+    Namespace,
+    /// Pod: gives it a node and an address.
+    Schedule,
+}
+
+/// A rule and the key it is to look at.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Item {
+    /// Which rule.
+    pub rule: Rule,
+    /// At what.
+    pub key: Key,
+}
+
+/// What a rule may look at.
+pub struct View<'a> {
+    /// What is known.
+    pub cache: &'a Cache,
+    /// What is being bound.
+    pub assumed: &'a Assumed,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// Looks at an item.
+pub fn look(view: &View<'_>, item: &Item) -> Plan {
+    let look = match item.rule {
+        Rule::ReplicaSet => replicaset::look,
+        Rule::StatefulSet => statefulset::look,
+        Rule::Claim => claim::look,
+        Rule::Volume => volume::look,
+        Rule::Endpoints => endpoints::look,
+        Rule::Collect => gc::look,
+        Rule::Namespace => namespace::look,
+        Rule::Schedule => scheduler::look,
+    };
+    look(view, &item.key)
+}
+
+/// Calls `add` with every item that a change of one object concerns. Naming too many is waste, too few is a bug.
+pub fn concerned(
+    cache: &Cache,
+    key: &Key,
+    old: Option<&Arc<Object>>,
+    new: Option<&Arc<Object>>,
+    add: &mut dyn FnMut(Item),
+) {
+    let states = || old.into_iter().chain(new);
+    let resource = key.resource;
+    let mut item = |rule, key: Key| add(Item { rule, key });
+
+    if resource == *kinds::REPLICASETS {
+        item(Rule::ReplicaSet, key.clone());
+    } else if resource == *kinds::STATEFULSETS {
+        item(Rule::StatefulSet, key.clone());
+    } else if resource == *kinds::SERVICES {
+        item(Rule::Endpoints, key.clone());
+    } else if resource == *kinds::NAMESPACES {
+        item(Rule::Namespace, key.clone());
+    } else if resource == *kinds::SLICES {
+        for service in states().filter_map(|slice| slice.label(endpoints::SERVICE_LABEL)) {
+            item(Rule::Endpoints, Key::new(*kinds::SERVICES, &key.namespace, service));
+        }
+    } else if resource == *kinds::CLAIMS {
+        item(Rule::Claim, key.clone());
+        for volume in states().filter_map(|claim| claim.get_str("spec.volumeName")) {
+            item(Rule::Volume, Key::new(*kinds::VOLUMES, "", volume));
+        }
+        for set in cache.list_in(*kinds::STATEFULSETS, &key.namespace) {
+            if statefulset::claim_ordinal(set, &key.name).is_some() {
+                item(Rule::StatefulSet, set.key());
+            }
+        }
+    } else if resource == *kinds::VOLUMES {
+        item(Rule::Volume, key.clone());
+        for state in states() {
+            match claim::of_volume(state) {
+                Some(claim) => item(Rule::Claim, claim),
+                None => claim::unbound(cache).for_each(|claim| item(Rule::Claim, claim)),
+            }
+        }
+    } else if resource == *kinds::CLASSES {
+        claim::unbound(cache).for_each(|claim| item(Rule::Claim, claim));
+    } else if resource == *kinds::NODES {
+        scheduler::unplaced(cache).for_each(|pod| item(Rule::Schedule, pod));
+    } else if resource == *kinds::PODS {
+        concerned_by_pod(cache, key, old, new, &mut item);
+    }
+
+    concerned_by_ownership(cache, key, old, new, &mut item);
+}
+
+fn concerned_by_pod(
+    cache: &Cache,
+    key: &Key,
+    old: Option<&Arc<Object>>,
+    new: Option<&Arc<Object>>,
+    item: &mut dyn FnMut(Rule, Key),
+) {
+    let states = || old.into_iter().chain(new);
+    item(Rule::Schedule, key.clone());
+    // Room or an address became free.
+    if old.is_some() && new.is_none_or(|pod| pod::is_terminal(pod)) {
+        scheduler::unplaced(cache).for_each(|pod| item(Rule::Schedule, pod));
+    }
+    for state in states() {
+        for claim in pod::claims(state) {
+            item(Rule::Claim, Key::new(*kinds::CLAIMS, &key.namespace, claim));
+        }
+        if let Some(owner) = state.controller_owner() {
+            if owner.kind == kinds::REPLICASETS.kind {
+                item(Rule::ReplicaSet, Key::new(*kinds::REPLICASETS, &key.namespace, owner.name));
+            } else if owner.kind == kinds::STATEFULSETS.kind {
+                item(Rule::StatefulSet, Key::new(*kinds::STATEFULSETS, &key.namespace, owner.name));
+            }
+            continue;
+        }
+        for set in cache.list_in(*kinds::REPLICASETS, &key.namespace) {
+            if selects(set, state) {
+                item(Rule::ReplicaSet, set.key());
+            }
+        }
+        for set in cache.list_in(*kinds::STATEFULSETS, &key.namespace) {
+            if selects(set, state) {
+                item(Rule::StatefulSet, set.key());
+            }
+        }
+    }
+    // A name that was taken is free: whoever wants it is told, whatever its labels were.
+    if new.is_none()
+        && let Some((set, _)) = key.name.rsplit_once('-')
+    {
+        item(Rule::StatefulSet, Key::new(*kinds::STATEFULSETS, &key.namespace, set));
+    }
+    for service in cache.list_in(*kinds::SERVICES, &key.namespace) {
+        if endpoints::selector(service).is_some_and(|it| states().any(|state| it.matches(state.labels()))) {
+            item(Rule::Endpoints, service.key());
+        }
+    }
+}
+
+fn concerned_by_ownership(
+    cache: &Cache,
+    key: &Key,
+    old: Option<&Arc<Object>>,
+    new: Option<&Arc<Object>>,
+    item: &mut dyn FnMut(Rule, Key),
+) {
+    if new.is_some_and(|new| gc::is_concern(new)) {
+        item(Rule::Collect, key.clone());
+    }
+    // An owner that waits for its dependents waits for this one, too.
+    for state in old.into_iter().chain(new) {
+        for owner in state.owner_references() {
+            if let Some(owner) = cache.by_uid(&owner.uid).filter(|owner| owner.is_deleting()) {
+                item(Rule::Collect, owner.key());
+            }
+        }
+    }
+    let went = new.is_none_or(|new| new.is_deleting());
+    if let Some(uid) = old.or(new).map(|state| state.uid()).filter(|_| went) {
+        for dependent in cache.dependents(uid) {
+            let key = dependent.key();
+            let rule = if key.resource == *kinds::VOLUMES { Rule::Volume } else { Rule::Collect };
+            item(rule, key);
+        }
+    }
+    let namespace = Key::new(*kinds::NAMESPACES, "", &key.namespace);
+    if cache.get(&namespace).is_some_and(|namespace| namespace.is_deleting()) {
+        item(Rule::Namespace, namespace);
+    }
+}
+
+fn selects(set: &Object, pod: &Object) -> bool {
+    selector(set).is_some_and(|selector| selector.matches(pod.labels()))
+}
+
+/// A set's selector; none if it selects nothing or cannot be read.
+pub fn selector(set: &Object) -> Option<LabelSelector> {
+    let selector = LabelSelector::from_spec(set.get("spec.selector")?).ok()?;
+    (!selector.is_empty()).then_some(selector)
+}

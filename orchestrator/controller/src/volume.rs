@@ -1,0 +1,110 @@
+//! Volumes: whose they are, and what becomes of them after.
+//!
+//! ```text
+//!  Available ── claimRef, claim is there ──► Bound ── claim is gone ──► Released ── Retain: stays, for ever its
+//!                                                                          │         old owner's
+//!                                                                          └ Delete: deleted; the agent sweeps
+//! ```
+//! A Released volume is given to nobody: its claimRef still holds the old uid. Before it is called Released the store
+//! is asked: `Delete` destroys data, and late news must not.
+
+use api::{Key, Object, Part};
+use serde_json::{Value, json};
+
+use crate::claim::{HOST, of_volume};
+use crate::effect::{Call, Propagation};
+use crate::gc::without_finalizer;
+use crate::kinds::{CLAIMS, VOLUMES};
+use crate::plan::Plan;
+use crate::replicaset::write_status;
+use crate::rules::View;
+
+/// Kubernetes' own: keeps a volume while it is bound.
+const PROTECTION: &str = "kubernetes.io/pv-protection";
+
+/// Looks at a volume.
+pub fn look(view: &View<'_>, key: &Key) -> Plan {
+    let mut plan = Plan::default();
+    let Some(volume) = view.cache.get(key) else { return plan };
+    let uid = volume.get_str("spec.claimRef.uid").filter(|uid| !uid.is_empty());
+    let phase = match (of_volume(volume), uid) {
+        (Some(claim), Some(uid)) => {
+            if view.cache.by_uid(uid).is_some() {
+                "Bound"
+            } else if view.cache.is_gone(uid) {
+                "Released"
+            } else {
+                plan.call(Call::Read { key: claim, uid: Some(uid.into()) });
+                return plan;
+            }
+        }
+        _ => "Available",
+    };
+    if volume.is_deleting() {
+        if phase != "Bound" && volume.finalizers().contains(&PROTECTION) {
+            plan.call(without_finalizer(volume, PROTECTION));
+        }
+    } else if volume.get_str("status.phase") != Some(phase) {
+        let mut status = volume.get("status").cloned().unwrap_or_else(|| json!({}));
+        status["phase"] = phase.into();
+        plan.call(write_status(volume, status));
+    } else if phase == "Released" && volume.get_str("spec.persistentVolumeReclaimPolicy") == Some("Delete") {
+        plan.call(Call::Delete {
+            key: key.clone(),
+            uid: volume.uid().into(),
+            grace: None,
+            propagation: Propagation::Background,
+        });
+    }
+    plan
+}
+
+/// The update that makes a free volume the claim's.
+pub fn give(volume: &Object, claim: &Object) -> Call {
+    let mut object = volume.clone();
+    object.set("spec.claimRef", claim_ref(claim));
+    if !object.finalizers().contains(&PROTECTION) {
+        let mut finalizers = object.get_array("metadata.finalizers").to_vec();
+        finalizers.push(PROTECTION.into());
+        object.set("metadata.finalizers", finalizers);
+    }
+    Call::Update { object, part: Part::Main }
+}
+
+/// A new volume on the host for a claim. Both its name and the directory's come from the claim's uid, so that a
+/// repetition collides and nobody else's data is found there.
+pub fn provision(claim: &Object, class: &Object) -> Object {
+    let name = format!("pvc-{}", claim.uid());
+    let mut volume = Object(json!({
+        "apiVersion": VOLUMES.api_version(),
+        "kind": VOLUMES.kind,
+        "metadata": {
+            "name": name,
+            "annotations": {"pv.kubernetes.io/provisioned-by": HOST},
+            "finalizers": [PROTECTION],
+        },
+        "spec": {
+            "capacity": {"storage": claim.get("spec.resources.requests.storage").cloned().unwrap_or("0".into())},
+            "accessModes": claim.0["spec"]["accessModes"],
+            "claimRef": claim_ref(claim),
+            "persistentVolumeReclaimPolicy": class.get_str("reclaimPolicy").unwrap_or("Delete"),
+            "storageClassName": class.name(),
+            "volumeMode": "Filesystem",
+            "csi": {"driver": HOST, "volumeHandle": name},
+        },
+    }));
+    if let Some(Value::Object(labels)) = claim.get("spec.selector.matchLabels") {
+        volume.set("metadata.labels", labels.clone());
+    }
+    volume
+}
+
+fn claim_ref(claim: &Object) -> Value {
+    json!({
+        "apiVersion": CLAIMS.api_version(),
+        "kind": CLAIMS.kind,
+        "namespace": claim.namespace(),
+        "name": claim.name(),
+        "uid": claim.uid(),
+    })
+}
