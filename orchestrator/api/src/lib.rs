@@ -13,6 +13,8 @@
 
 pub mod admission;
 pub mod convert;
+mod defaults;
+pub mod discovery;
 pub mod error;
 pub mod key;
 pub mod object;
@@ -20,11 +22,18 @@ pub mod patch;
 pub mod quantity;
 pub mod resource;
 pub mod scale;
+pub mod schema;
 pub mod selector;
+pub mod support;
 pub mod table;
 pub mod time;
+mod validate;
+mod walk;
 
-pub use admission::{AdmitContext, Admitted, FieldValidation, Part, admit_create, admit_update};
+pub use admission::{
+    AdmitContext, Admitted, FieldValidation, Part, admit_create, admit_update, admit_update_with,
+};
+pub use defaults::qos_class;
 pub use error::{Cause, Details, Error, Kind};
 pub use jiff::Timestamp;
 pub use k8s_openapi;
