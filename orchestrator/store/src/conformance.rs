@@ -95,6 +95,10 @@ fn expectations_are_checked(store: &impl Store) {
     assert_eq!(conflict(store.commit(vec![delete(&b, Expect::Revision(1))])), (b, None));
     assert_eq!(conflict(store.commit(vec![delete(&a, Expect::Absent)])), (a.clone(), Some(revision)));
     assert_eq!(store.revision(), revision);
+    let check = |expect| Op::Check { key: a.clone(), expect };
+    let guarded = vec![check(Expect::Revision(9)), put(&key("c"), "", Expect::Any)];
+    assert_eq!(conflict(store.commit(guarded)), (a.clone(), Some(revision)));
+    assert_eq!(store.commit(vec![check(Expect::Revision(revision))]).wait(), Ok(revision), "no change");
     store.commit(vec![delete(&a, Expect::Revision(revision))]).wait().unwrap();
     assert!(store.commit(vec![put(&a, "", Expect::Absent)]).wait().unwrap() > revision);
 }
@@ -319,6 +323,7 @@ fn model_commit(
                     last += 1;
                 }
             }
+            Op::Check { .. } => {}
         }
     }
     (*model, *revision) = (draft, last);

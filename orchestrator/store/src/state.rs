@@ -128,6 +128,7 @@ impl Stage {
                 Op::Put { key, bytes, .. } => (key, Some(bytes)),
                 Op::Delete { .. } if actual.is_none() => continue,
                 Op::Delete { key, .. } => (key, None),
+                Op::Check { .. } => continue,
             };
             self.revision += 1;
             let after = bytes.is_some().then_some(self.revision);

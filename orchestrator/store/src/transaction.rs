@@ -51,6 +51,13 @@ pub enum Op {
         /// If this is true of it.
         expect: Expect,
     },
+    /// Changes nothing: the others happen only if this is true of a record. It takes no revision.
+    Check {
+        /// Of the record under this key.
+        key: Key,
+        /// What must be true.
+        expect: Expect,
+    },
 }
 
 impl Op {
@@ -58,7 +65,7 @@ impl Op {
     #[must_use]
     pub fn key(&self) -> &Key {
         match self {
-            Self::Put { key, .. } | Self::Delete { key, .. } => key,
+            Self::Put { key, .. } | Self::Delete { key, .. } | Self::Check { key, .. } => key,
         }
     }
 
@@ -66,7 +73,7 @@ impl Op {
     #[must_use]
     pub fn expect(&self) -> Expect {
         match self {
-            Self::Put { expect, .. } | Self::Delete { expect, .. } => *expect,
+            Self::Put { expect, .. } | Self::Delete { expect, .. } | Self::Check { expect, .. } => *expect,
         }
     }
 }
