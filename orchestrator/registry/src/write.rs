@@ -122,7 +122,7 @@ impl<S: Store> Registry<S> {
     }
 
     fn decide_update(&self, record: Record, old: &Object, admitted: Admitted) -> Result<Draft, Error> {
-        let Admitted { object, warnings } = admitted;
+        let Admitted { object, warnings, .. } = admitted;
         if old.is_deleting() {
             let old_finalizers = old.finalizers();
             if let Some(new) = object.finalizers().into_iter().find(|it| !old_finalizers.contains(it)) {
