@@ -57,8 +57,6 @@ pub struct AdmitContext {
 pub struct Admitted {
     /// The object, as its stored kind, defaults filled in, without resource version.
     pub object: Object,
-    /// Whether it differs from what was there; if not, nothing needs to be written.
-    pub changed: bool,
     /// For the client, one per `Warning` header.
     pub warnings: Vec<String>,
 }
@@ -107,7 +105,7 @@ pub fn admit_create(
     } else {
         validate::object(kind, &object, &mut causes);
     }
-    finish(resource, object, true, findings, causes)
+    finish(resource, object, findings, causes)
 }
 
 /// Admits a change of `part` of `old`, with unknown fields refused.
@@ -186,8 +184,7 @@ fn update_main(
     if new.get("spec") != old.get("spec") {
         new.set("metadata.generation", old.generation() + 1);
     }
-    let changed = new != *old;
-    finish(resource, new, changed, findings, causes)
+    finish(resource, new, findings, causes)
 }
 
 fn update_status(
@@ -208,8 +205,7 @@ fn update_status(
     let findings = decode(resource, &mut reduced, validation)?;
     let mut object = old.clone();
     keep(&reduced, &mut object, "status");
-    let changed = object != *old;
-    finish(resource, object, changed, findings, Causes::default())
+    finish(resource, object, findings, Causes::default())
 }
 
 /// The object as its stored kind; kind and version may be left out.
@@ -308,7 +304,6 @@ fn keep(from: &Object, to: &mut Object, path: &str) {
 fn finish(
     resource: &'static Resource,
     mut object: Object,
-    changed: bool,
     findings: Findings,
     mut causes: Causes,
 ) -> Result<Admitted, Error> {
@@ -323,7 +318,7 @@ fn finish(
     object.set_resource_version(None);
     let mut warnings = findings.warnings;
     warnings.append(&mut causes.warnings);
-    Ok(Admitted { object, changed, warnings })
+    Ok(Admitted { object, warnings })
 }
 
 #[cfg(test)]

@@ -36,6 +36,8 @@ const IMPLEMENTED: &[(&str, &[&str])] = &[
             // Defaults that clients write back; there is one scheduler and no service links.
             "schedulerName",
             "enableServiceLinks",
+            "hostAliases",
+            "dnsConfig",
         ],
     ),
     (
@@ -55,10 +57,12 @@ const IMPLEMENTED: &[(&str, &[&str])] = &[
             "imagePullPolicy",
             "terminationMessagePath",
             "terminationMessagePolicy",
+            "stdin",
+            "tty",
         ],
     ),
     ("ContainerPort", &["name", "containerPort", "protocol"]),
-    ("EnvVarSource", &["fieldRef"]),
+    ("EnvVarSource", &["fieldRef", "resourceFieldRef"]),
     ("ResourceRequirements", &["limits", "requests"]),
     ("VolumeMount", &["name", "mountPath", "readOnly", "subPath"]),
     ("Volume", &["name"]),
@@ -75,7 +79,18 @@ const IMPLEMENTED: &[(&str, &[&str])] = &[
             "failureThreshold",
         ],
     ),
-    ("PodSecurityContext", &["runAsUser", "runAsGroup", "runAsNonRoot", "seccompProfile"]),
+    (
+        "PodSecurityContext",
+        &[
+            "runAsUser",
+            "runAsGroup",
+            "runAsNonRoot",
+            "seccompProfile",
+            "supplementalGroups",
+            "fsGroup",
+            "sysctls",
+        ],
+    ),
     (
         "SecurityContext",
         &[
@@ -179,7 +194,6 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("Container", "envFrom", "ConfigMap and Secret are not implemented"),
     ("EnvVarSource", "configMapKeyRef", "ConfigMap is not implemented"),
     ("EnvVarSource", "secretKeyRef", "Secret is not implemented"),
-    ("EnvVarSource", "resourceFieldRef", "only fieldRef is implemented"),
     ("VolumeSource", "configMap", "ConfigMap is not implemented"),
     ("VolumeSource", "secret", "Secret is not implemented"),
     ("VolumeSource", "projected", "projected volumes are not implemented"),

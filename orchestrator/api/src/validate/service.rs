@@ -12,9 +12,6 @@ const PROTOCOLS: &[&str] = &["TCP", "UDP", "SCTP"];
 pub(super) fn spec(spec: &Tree, causes: &mut Causes) {
     let kind = text(spec, "type");
     causes.one_of("spec.type", kind, &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]);
-    if kind != "ClusterIP" {
-        causes.warn(format!("not implemented yet: spec.type {kind}; only the cluster IP is served"));
-    }
     causes.one_of("spec.sessionAffinity", text(spec, "sessionAffinity"), &["ClientIP", "None"]);
     if text(spec, "sessionAffinity") == "ClientIP" {
         causes.warn("not implemented yet: spec.sessionAffinity ClientIP");
