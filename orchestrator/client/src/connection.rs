@@ -162,11 +162,11 @@ impl Client {
                 .map_err(|error| Error::broken(&name, error))?;
         // Ends with the answer's body or the upgraded stream; errors reach the reader of either.
         tokio::spawn(async move { connection.with_upgrades().await });
-        let mut head = hyper::Request::builder()
-            .method(request.method)
-            .uri(&request.path)
-            .header(HOST, "podyard")
-            .header(ACCEPT, "application/json, */*;q=0.1");
+        let mut head =
+            hyper::Request::builder().method(request.method).uri(&request.path).header(HOST, "podyard");
+        if !request.headers.iter().any(|(header, _)| header == ACCEPT) {
+            head = head.header(ACCEPT, "application/json, */*;q=0.1");
+        }
         if !request.body.is_empty() {
             head = head.header(CONTENT_TYPE, request.content_type);
         }

@@ -17,7 +17,18 @@
 //! one that Kubernetes does not have.
 #![forbid(unsafe_code)]
 
+mod exec;
+mod handler;
+mod listen;
 mod node_api;
+mod objects;
+mod plan;
+mod query;
+mod respond;
+mod route;
+mod watch;
 pub mod yard;
 
+pub use handler::Server;
+pub use listen::{listen, serve};
 pub use node_api::{ExecRequest, ExecSession, LogOptions, NodeApi, TerminalSize};

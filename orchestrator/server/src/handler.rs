@@ -1,0 +1,348 @@
+//! Requests to answers: one match over routes and methods. Each arm is one verb.
+
+use std::sync::Arc;
+
+use api::{Error, Key, Kind, Part, Resource, discovery};
+use hyper::body::Incoming;
+use hyper::header::ACCEPT;
+use hyper::{Method, Request, Response, StatusCode};
+use registry::Registry;
+use serde_json::{Value, json};
+use store::Store;
+use tracing::{debug, error};
+
+use crate::node_api::{LogOptions, NodeApi};
+use crate::query::Query;
+use crate::respond::{
+    Body, error_response, full, json_response, parse_json, read_body, stream, text_response,
+};
+use crate::route::{Route, Yard};
+use crate::yard::StepAction;
+use crate::{exec, objects, plan, watch};
+
+/// The API server's state: the registry for objects and the node for the rest.
+pub struct Server<S> {
+    pub(crate) registry: Arc<Registry<S>>,
+    pub(crate) node: Arc<dyn NodeApi>,
+}
+
+/// How an answer is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// The objects themselves.
+    Objects,
+    /// Rows and columns, as kubectl shows them.
+    Table,
+}
+
+impl<S: Store> Server<S> {
+    /// A server over a registry and a node.
+    pub fn new(registry: Arc<Registry<S>>, node: Arc<dyn NodeApi>) -> Server<S> {
+        Server { registry, node }
+    }
+
+    /// Answers one request. Refusals are answers too.
+    pub async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+        let (method, path) = (request.method().clone(), request.uri().path().to_string());
+        let answer = match Route::parse(&path) {
+            Some(route) => self.dispatch(route, request).await,
+            None => Err(Error::new(Kind::NotFound, "the server could not find the requested resource")),
+        };
+        answer.unwrap_or_else(|refusal| {
+            match refusal.kind() {
+                Kind::Internal => error!(%method, path, error = %refusal, "request"),
+                _ => debug!(%method, path, error = %refusal, "request"),
+            }
+            error_response(&refusal)
+        })
+    }
+
+    async fn dispatch(&self, route: Route, mut request: Request<Incoming>) -> Result<Response<Body>, Error> {
+        let query = Query::parse(request.uri().query().unwrap_or(""));
+        let method = request.method().clone();
+        match (route, method.as_str()) {
+            (Route::Version, "GET") => Ok(ok(&version())),
+            (Route::Health, "GET") => Ok(text_response(full("ok"))),
+            (Route::CoreVersions, "GET") => Ok(ok(&match aggregated(&request) {
+                Some(version) => discovery::aggregated(true, version),
+                None => discovery::api_versions(),
+            })),
+            (Route::Groups, "GET") => Ok(ok(&match aggregated(&request) {
+                Some(version) => discovery::aggregated(false, version),
+                None => discovery::api_group_list(),
+            })),
+            (Route::Group(group), "GET") => found(discovery::api_group(&group)),
+            (Route::Resources { group, version }, "GET") => {
+                found(discovery::api_resource_list(&group, &version))
+            }
+            (Route::Collection { resource, namespace }, "GET") => {
+                let form = form(&request)?;
+                if query.flag("watch") {
+                    watch::watch(&self.registry, resource, namespace, &query, form).await
+                } else {
+                    objects::list(&self.registry, resource, namespace.as_deref(), &query, form).await
+                }
+            }
+            (Route::Collection { resource, namespace }, "POST") => {
+                let namespace = needed(resource, namespace)?;
+                objects::create(&self.registry, resource, namespace, &query, request).await
+            }
+            (Route::Collection { resource, namespace }, "DELETE") => {
+                objects::delete_collection(&self.registry, resource, namespace, &query, request).await
+            }
+            (Route::Object { resource, key, subresource: None }, method) => match method {
+                "GET" => objects::get(&self.registry, resource, &key, form(&request)?).await,
+                "PUT" => objects::update(&self.registry, resource, key, Part::Main, &query, request).await,
+                "PATCH" => objects::patch(&self.registry, resource, key, Part::Main, &query, request).await,
+                "DELETE" => objects::delete(&self.registry, resource, key, &query, request).await,
+                _ => Err(not_allowed(&method_name(method))),
+            },
+            (Route::Object { resource, key, subresource: Some(part) }, method) => {
+                if resource.subresource(&part).is_none() {
+                    return Err(Error::new(
+                        Kind::NotFound,
+                        "the server could not find the requested resource",
+                    ));
+                }
+                match (part.as_str(), method) {
+                    ("status", "GET") => objects::get(&self.registry, resource, &key, form(&request)?).await,
+                    ("scale", "GET") => objects::get_scale(&self.registry, &key).await,
+                    ("status" | "scale", "PUT") => {
+                        objects::update(&self.registry, resource, key, written(&part), &query, request).await
+                    }
+                    ("status" | "scale", "PATCH") => {
+                        objects::patch(&self.registry, resource, key, written(&part), &query, request).await
+                    }
+                    ("log", "GET") => self.logs(key, &query).await,
+                    ("exec" | "attach", "GET" | "POST") => {
+                        self.exec(key, &query, &mut request, part == "attach").await
+                    }
+                    ("binding", "POST") => objects::bind(&self.registry, key, request).await,
+                    ("eviction", "POST") => objects::evict(&self.registry, key, request).await,
+                    _ => Err(not_allowed(&method_name(method))),
+                }
+            }
+            (Route::Yard(yard), _) => self.yard(yard, &method, &query, request).await,
+            (_, method) => Err(not_allowed(&method_name(method))),
+        }
+    }
+
+    async fn yard(
+        &self,
+        yard: Yard,
+        method: &Method,
+        query: &Query,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Error> {
+        let pod = |namespace: String, name: String| Key::core("pods", namespace, name);
+        match (yard, method.as_str()) {
+            (Yard::Info, "GET") => answer(&self.node.info().await?),
+            (Yard::Namespaces, "GET") => answer(&self.node.namespaces().await?),
+            (Yard::Trace(namespace, name), "GET") => answer(&self.node.trace(pod(namespace, name)).await?),
+            (Yard::Step(namespace, name), "GET") => {
+                answer(&self.node.step(pod(namespace, name), StepAction::Show).await?)
+            }
+            (Yard::Step(namespace, name), "POST") => {
+                let action = match query.get("action") {
+                    Some("next") => StepAction::Next,
+                    Some("run") => StepAction::Run,
+                    _ => return Err(Error::bad_request("action: must be next or run")),
+                };
+                answer(&self.node.step(pod(namespace, name), action).await?)
+            }
+            (Yard::Plan, "POST") => {
+                let manifests = parse_json(&read_body(request.into_body()).await?)?;
+                answer(&plan::plan(&self.registry, self.node.as_ref(), manifests).await?)
+            }
+            (_, method) => Err(not_allowed(&method_name(method))),
+        }
+    }
+
+    async fn logs(&self, pod: Key, query: &Query) -> Result<Response<Body>, Error> {
+        let number = |name| query.number(name).map_err(Error::bad_request);
+        let options = LogOptions {
+            container: query.get("container").map(str::to_string),
+            follow: query.flag("follow"),
+            previous: query.flag("previous"),
+            timestamps: query.flag("timestamps"),
+            tail_lines: number("tailLines")?,
+            since_secs: number("sinceSeconds")?,
+            limit_bytes: number("limitBytes")?,
+        };
+        let pod_object = objects::read(&self.registry, &pod)?;
+        let options = LogOptions { container: Some(container(&pod_object, options.container)?), ..options };
+        Ok(text_response(stream(self.node.logs(pod, options).await?)))
+    }
+
+    async fn exec(
+        &self,
+        pod: Key,
+        query: &Query,
+        request: &mut Request<Incoming>,
+        attach: bool,
+    ) -> Result<Response<Body>, Error> {
+        // All that may be refused is refused before 101, while the answer can still be a Status.
+        let pod_object = objects::read(&self.registry, &pod)?;
+        let mut wanted = exec::parse(pod, query, attach)?;
+        wanted.container = Some(container(&pod_object, wanted.container)?);
+        let handshake = exec::handshake(request)?;
+        let session = if attach { self.node.attach(wanted).await? } else { self.node.exec(wanted).await? };
+        Ok(exec::accept(handshake, session))
+    }
+}
+
+/// The container that is meant.
+///
+/// # Errors
+/// `BadRequest` if none is named and there are several, or the pod has no such container; kubectl's words.
+fn container(pod: &api::Object, named: Option<String>) -> Result<String, Error> {
+    let of = |list: &str| -> Vec<String> {
+        let items = pod.get_array(list).iter();
+        items.filter_map(|item| item["name"].as_str().map(str::to_string)).collect()
+    };
+    let (main, init) = (of("spec.containers"), of("spec.initContainers"));
+    match named {
+        Some(name) if main.contains(&name) || init.contains(&name) => Ok(name),
+        Some(name) => {
+            Err(Error::bad_request(format!("container {name} is not valid for pod {}", pod.name())))
+        }
+        None => match main.as_slice() {
+            [only] => Ok(only.clone()),
+            several => Err(Error::bad_request(format!(
+                "a container name must be specified for pod {}, choose one of: [{}]",
+                pod.name(),
+                several.join(" ")
+            ))),
+        },
+    }
+}
+
+fn ok(value: &Value) -> Response<Body> {
+    json_response(StatusCode::OK, value)
+}
+
+fn answer(value: &impl serde::Serialize) -> Result<Response<Body>, Error> {
+    serde_json::to_value(value).map(|value| ok(&value)).map_err(Error::internal)
+}
+
+fn found(document: Option<Value>) -> Result<Response<Body>, Error> {
+    let missing = || Error::new(Kind::NotFound, "the server could not find the requested resource");
+    document.map(|document| ok(&document)).ok_or_else(missing)
+}
+
+fn method_name(method: &str) -> String {
+    method.to_ascii_lowercase()
+}
+
+fn not_allowed(verb: &str) -> Error {
+    Error::new(
+        Kind::MethodNotAllowed,
+        format!("the server does not allow this method on the requested resource: {verb}"),
+    )
+}
+
+fn written(part: &str) -> Part {
+    if part == "scale" { Part::Scale } else { Part::Status }
+}
+
+/// The namespace to create in.
+fn needed(resource: &Resource, namespace: Option<String>) -> Result<String, Error> {
+    match namespace {
+        None if resource.namespaced => {
+            Err(Error::new(Kind::MethodNotAllowed, "an empty namespace may not be set during creation"))
+        }
+        other => Ok(other.unwrap_or_default()),
+    }
+}
+
+/// Which version of aggregated discovery is accepted, if any.
+fn aggregated(request: &Request<Incoming>) -> Option<&'static str> {
+    let accepted = accept(request);
+    let part = accepted.split(',').find(|part| part.contains("as=APIGroupDiscoveryList"))?;
+    Some(if part.contains("v=v2beta1") { "v2beta1" } else { "v2" })
+}
+
+/// The first form in `Accept` that we write. Source: Kubernetes API concepts, "Receiving resources as Tables".
+///
+/// # Errors
+/// 406 is told as `Unsupported` by its own reason: only JSON is written.
+fn form(request: &Request<Incoming>) -> Result<Form, Error> {
+    parse_form(&accept(request)).ok_or_else(|| {
+        Error::new(
+            Kind::Unsupported,
+            "only application/json is written: protobuf, YAML and CBOR are not accepted",
+        )
+    })
+}
+
+fn parse_form(accepted: &str) -> Option<Form> {
+    if accepted.trim().is_empty() {
+        return Some(Form::Objects);
+    }
+    accepted.split(',').find_map(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        match parts.next()? {
+            "application/json" | "application/*" | "*/*" => {
+                let mut conversion = None;
+                for part in parts {
+                    conversion = part.strip_prefix("as=").or(conversion);
+                }
+                match conversion {
+                    None => Some(Form::Objects),
+                    Some("Table") => Some(Form::Table),
+                    Some(_) => None,
+                }
+            }
+            _ => None,
+        }
+    })
+}
+
+fn accept(request: &Request<Incoming>) -> String {
+    let values = request.headers().get_all(ACCEPT).into_iter();
+    values.filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",")
+}
+
+/// `/version`, in Kubernetes' fields: the version whose API is served, and our own.
+fn version() -> Value {
+    json!({
+        "major": "1", "minor": "33",
+        "gitVersion": concat!("v1.33.0+podyard-", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "", "gitTreeState": "", "buildDate": "", "goVersion": "", "compiler": "rustc",
+        "platform": format!("linux/{}", std::env::consts::ARCH),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepted_forms() {
+        let check =
+            |accepted: &str, expect: Option<Form>| assert_eq!(parse_form(accepted), expect, "{accepted}");
+        check("", Some(Form::Objects));
+        check("*/*", Some(Form::Objects));
+        check("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", Some(Form::Table));
+        check("application/vnd.kubernetes.protobuf,application/json", Some(Form::Objects));
+        check(
+            "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io,application/json",
+            Some(Form::Objects),
+        );
+        check("application/yaml", None);
+    }
+
+    #[test]
+    fn the_container_must_be_clear() {
+        let pod = |names: &[&str]| {
+            let list: Vec<Value> = names.iter().map(|name| json!({"name": name})).collect();
+            api::Object(json!({"metadata": {"name": "p"}, "spec": {"containers": list}}))
+        };
+        assert_eq!(container(&pod(&["a"]), None).unwrap(), "a");
+        assert_eq!(
+            container(&pod(&["a", "b"]), None).unwrap_err().message,
+            "a container name must be specified for pod p, choose one of: [a b]"
+        );
+        assert!(container(&pod(&["a"]), Some("c".into())).is_err());
+    }
+}
