@@ -1,4 +1,4 @@
-//! What may not change after creation.
+//! What may not change after creation. (New finalizers in deletion are the registry's to refuse.)
 //!
 //! Source: Kubernetes API reference: fields described as immutable or not updatable.
 
@@ -10,7 +10,6 @@ use crate::quantity;
 
 /// Checks the step from `old` to `new`, both of the stored kind `kind`.
 pub(crate) fn change(kind: &str, old: &Object, new: &Object, causes: &mut Causes) {
-    finalizers(old, new, causes);
     match kind {
         "Pod" => pod(old, new, causes),
         "Service" => service(old, new, causes),
@@ -52,19 +51,6 @@ pub(crate) fn change(kind: &str, old: &Object, new: &Object, causes: &mut Causes
             }
         }
         _ => {}
-    }
-}
-
-/// Nothing may hold back a deletion that has begun, beyond what did.
-fn finalizers(old: &Object, new: &Object, causes: &mut Causes) {
-    if !old.is_deleting() {
-        return;
-    }
-    let held = old.finalizers();
-    let added: Vec<&str> = new.finalizers().into_iter().filter(|f| !held.contains(f)).collect();
-    if !added.is_empty() {
-        let why = format!("no new finalizers can be added if the object is being deleted, found {added:?}");
-        causes.forbidden("metadata.finalizers", why);
     }
 }
 
