@@ -1,6 +1,6 @@
 //! Namespaces, links, addresses, routes and virtual IPs of a node, over netlink only.
 //!
-//! Nothing here knows what a pod of which API is: callers hand in plain data ([`NodeNet`], [`PodNet`])
+//! Nothing here knows what a pod of which API is: callers hand in plain data ([`NodeNet`], [`PodNet`], [`Services`])
 //! and get the kernel into that state. No program is executed (`ip`, `nft`, `iptables`), ever.
 //!
 //! ```text
@@ -14,7 +14,7 @@
 //!
 //! Every packet between pods is routed (addresses are /32), so the rules of the node namespace see all of it.
 //!
-//! Reading order: [`namespace`], [`ipam`], [`plan`] (pure), [`node`], [`pod`].
+//! Reading order: [`namespace`], [`ipam`], [`plan`] (pure), [`node`], [`pod`], [`service`], [`nft`].
 #![forbid(unsafe_code)]
 
 pub mod address;
@@ -23,10 +23,12 @@ pub mod ipam;
 pub mod link;
 pub mod namespace;
 pub mod netlink;
+pub mod nft;
 pub mod node;
 pub mod plan;
 pub mod pod;
 pub mod route;
+pub mod service;
 
 pub use error::{Error, Errors, Kind, Result};
 pub use ipam::{Cidr, Pool};
@@ -34,6 +36,7 @@ pub use namespace::Namespace;
 pub use node::{Node, Step};
 pub use plan::NodeNet;
 pub use pod::{Attachment, PodNet};
+pub use service::{Applied, Endpoint, Protocol, ServiceTable, Services, VirtualPort};
 
 /// Whether an idempotent operation had anything to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -129,18 +129,18 @@ pub fn set_alias(name: &str, alias: &str) -> Request {
     set(format!("RTM_SETLINK({name} alias)"), attributes, LinkMessage::default())
 }
 
-/// Makes a bridge port talk to the bridge only, never to another port: all traffic between pods is then routed, and no
-/// pod can answer for another one's address.
+/// Lets a bridge send a frame back out of the port it came in by. Where `net.bridge.bridge-nf-call-iptables` is 1, the bridge
+/// itself translates a pod's frame to a virtual IP and delivers it below IP, to the sender too if it is the endpoint.
 ///
-/// Source: bridge(8) `isolated`.
-pub fn isolate_port(name: &str) -> Request {
+/// Source: net/bridge/br_netfilter_hooks.c, `br_nf_pre_routing_finish` ("bridged-and-DNAT'ed"); net/bridge/br_forward.c.
+pub fn set_hairpin(name: &str) -> Request {
     let port = vec![
         LinkInfo::PortKind(InfoPortKind::Bridge),
-        LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)])),
+        LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)])),
     ];
     let attributes = vec![LinkAttribute::IfName(name.into()), LinkAttribute::LinkInfo(port)];
     // IFLA_INFO_SLAVE_DATA is read by RTM_NEWLINK only.
-    let mut request = set(format!("RTM_NEWLINK({name} isolated)"), attributes, LinkMessage::default());
+    let mut request = set(format!("RTM_NEWLINK({name} hairpin)"), attributes, LinkMessage::default());
     if let RouteNetlinkMessage::SetLink(message) = request.message {
         request.message = RouteNetlinkMessage::NewLink(message);
     }

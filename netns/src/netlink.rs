@@ -84,6 +84,11 @@ impl Channel {
         self.sequence
     }
 
+    /// Leaves the numbers before `sequence` to a batch that numbered its messages itself.
+    pub(crate) fn skip_to(&mut self, sequence: u32) {
+        self.sequence = sequence;
+    }
+
     /// Makes room for a batch of `bytes` in the socket's send buffer (the whole batch is one datagram).
     ///
     /// # Errors
@@ -94,18 +99,19 @@ impl Channel {
             .map_err(|errno| Error::sys("setsockopt(SO_SNDBUFFORCE)", errno))
     }
 
-    /// Sends messages already encoded and collects refusals until the answer to `last` (which must ask for one) arrives,
-    /// or until `enough` says that no more will come.
+    /// Sends messages already encoded, numbered from `begin + 1` to `last`, and collects refusals until the answer to `last`
+    /// (which must ask for one) arrives. A refusal of `begin` ends it too: nfnetlink refuses a whole batch that way.
     ///
     /// # Errors
     /// The socket's own; refusals are the `Ok` value.
-    pub fn exchange(&mut self, call: &str, bytes: &[u8], last: u32) -> Result<Vec<Refusal>> {
+    pub fn exchange(&mut self, call: &str, bytes: &[u8], begin: u32, last: u32) -> Result<Vec<Refusal>> {
         self.send(call, bytes)?;
         let mut refusals = Vec::new();
         loop {
             let mut done = false;
             self.receive(call, |kind, sequence, flags, payload| {
-                if kind != NLMSG_ERROR {
+                // Answers to an exchange that ended early are stale.
+                if kind != NLMSG_ERROR || !(begin..=last).contains(&sequence) {
                     return;
                 }
                 let code =
@@ -114,7 +120,7 @@ impl Channel {
                     let text = extended_text(flags, payload);
                     refusals.push(Refusal { sequence, errno: Errno::from_raw(-code), text });
                 }
-                done |= sequence == last;
+                done |= sequence == last || (sequence == begin && code != 0);
             })?;
             if done {
                 return Ok(refusals);
@@ -219,12 +225,11 @@ impl Route {
     pub fn batch(&mut self, requests: Vec<Request>) -> Result<Vec<Result<()>>> {
         let Some(last_index) = requests.len().checked_sub(1) else { return Ok(Vec::new()) };
         let mut bytes = Vec::with_capacity(256 * requests.len());
-        let mut first = None;
-        let mut last = 0;
+        let begin = self.channel.next_sequence();
+        let mut last = begin;
         let mut names = Vec::with_capacity(requests.len());
         for (index, request) in requests.into_iter().enumerate() {
             last = self.channel.next_sequence();
-            first.get_or_insert(last);
             let ack = if index == last_index { NLM_F_ACK } else { 0 };
             encode(&mut bytes, request.message, NLM_F_REQUEST | ack | request.flags, last);
             names.push(request.name);
@@ -236,8 +241,8 @@ impl Route {
         };
         let mut refusals: Vec<Option<Refusal>> = Vec::new();
         refusals.resize_with(names.len(), || None);
-        for refusal in self.channel.exchange(&call, &bytes, last)? {
-            let index = first.map_or(0, |first| refusal.sequence.wrapping_sub(first)) as usize;
+        for refusal in self.channel.exchange(&call, &bytes, begin, last)? {
+            let index = refusal.sequence.wrapping_sub(begin + 1) as usize;
             if let Some(slot) = refusals.get_mut(index) {
                 *slot = Some(refusal);
             }

@@ -139,7 +139,7 @@ impl fmt::Display for Place {
 /// What a node's namespace needs, beneath `/proc/sys/net`. A new namespace may inherit the host's settings
 /// (`net.core.devconf_inherit_init_net`), so those that matter are written even where zero is the kernel's default.
 /// Files that this kernel lacks are passed over, except the first.
-pub const SYSCTLS: [(&str, &str); 6] = [
+pub const SYSCTLS: [(&str, &str); 7] = [
     ("ipv4/ip_forward", "1"),
     // Pods are /32 on one bridge: each forwarded packet leaves where it came in, which would earn a redirect.
     ("ipv4/conf/all/send_redirects", "0"),
@@ -147,6 +147,9 @@ pub const SYSCTLS: [(&str, &str); 6] = [
     // The link to the host has no address of its own: it must answer for the bridge's.
     ("ipv4/conf/all/arp_ignore", "0"),
     ("ipv4/conf/default/arp_ignore", "0"),
+    // Where br_netfilter is loaded: frames would be translated and delivered below IP, unseen by the forward hook. The data
+    // path works either way (see `link::set_hairpin`), because the module may come later, with 1 for everyone.
+    ("bridge/bridge-nf-call-iptables", "0"),
     // Nothing speaks IPv6 here yet; without this each link sends router solicitations and multicast reports.
     ("ipv6/conf/default/disable_ipv6", "1"),
 ];
@@ -209,6 +212,10 @@ pub fn plan(wish: &NodeNet, node: &Observed, host: &Observed) -> Result<Vec<Acti
         if there != Some(value) && (there.is_some() || path == SYSCTLS[0].0) {
             actions.push(Action::Sysctl { path: path.into(), value: value.into() });
         }
+    }
+    // The node's own packets to itself go by loopback, a refusal of its own connection among them.
+    if node.find("lo").is_some_and(|lo| !lo.up) {
+        actions.push(Action::SetUp { place: Place::Node, link: "lo".into() });
     }
     let bridge = plan_bridge(wish, node, &mut actions)?;
     let (uplink, host_link) = plan_veth(wish, node, host, &mut actions)?;
@@ -385,6 +392,7 @@ mod tests {
 
     fn fresh() -> Observed {
         Observed {
+            links: vec![Link { index: 1, name: "lo".into(), ..Link::default() }],
             sysctls: SYSCTLS.iter().map(|(path, _)| ((*path).into(), "x".into())).collect(),
             ..Observed::default()
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! node socket   RTM_NEWLINK  veth v0011aabb (port of the bridge, up, group), its peer eth0 born in the pod
-//! node socket   alias · isolated port · route ADDRESS/32 on the bridge                               (one send)
+//! node socket   alias · hairpin port · route ADDRESS/32 on the bridge                                (one send)
 //! pod socket    lo up · eth0 up · ADDRESS/32 · GATEWAY/32 on the link · default via GATEWAY           (one send)
 //! ```
 
@@ -121,12 +121,9 @@ impl Node {
             link: self.bridge(),
             source: Some(self.net().gateway),
         };
-        let mark = vec![
-            link::set_alias(&pod.link, &alias),
-            link::isolate_port(&pod.link),
-            route::ensure(via_bridge),
-        ];
-        steps.time(&format!("alias, isolation and route {}/32 of {}", pod.address, pod.link), || {
+        let mark =
+            vec![link::set_alias(&pod.link, &alias), link::set_hairpin(&pod.link), route::ensure(via_bridge)];
+        steps.time(&format!("alias, hairpin mode and route {}/32 of {}", pod.address, pod.link), || {
             outside.perform_all(mark)
         })?;
         drop(outside);

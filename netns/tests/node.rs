@@ -1,4 +1,5 @@
 //! The node's network and its pods', on the real kernel, in namespaces of the test's own.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 
@@ -121,14 +122,14 @@ fn root_remove_leaves_nothing_on_the_host() {
 }
 
 #[test]
-fn root_pods_cannot_reach_each_other_below_ip() {
+fn root_traffic_between_pods_is_routed() {
     if !root() {
         return;
     }
     let yard = Yard::new(2);
-    // Nobody but the gateway answers on the link: the neighbour table of a pod never learns another pod.
     let _server = Server::start(&yard.pods[1], pod_address(1), 80, "one");
     ask(&yard.pods[0], pod_address(1), 80).unwrap();
+    // A pod's only neighbour is the gateway.
     let arp = yard.pods[0].run(|| std::fs::read_to_string("/proc/thread-self/net/arp").unwrap()).unwrap();
     assert!(arp.contains("10.88.0.1 ") && !arp.contains(&pod_address(1).to_string()), "{arp}");
 }

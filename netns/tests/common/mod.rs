@@ -1,5 +1,6 @@
 //! A yard in namespaces of its own: a stand-in for the host, a node, and pods. Nothing of the real host is touched.
 #![allow(dead_code, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
