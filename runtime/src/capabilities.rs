@@ -1,0 +1,106 @@
+//! The five capability sets. Source: capabilities(7).
+
+use std::collections::HashSet;
+
+use caps::{CapSet, Capability, CapsHashSet};
+use oci_spec::runtime::{Capabilities, LinuxCapabilities};
+
+use crate::error::{Error, Kind, Result};
+
+/// The sets a process has when its program starts. Absent ones are empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CapabilitySets {
+    bounding: CapsHashSet,
+    effective: CapsHashSet,
+    inheritable: CapsHashSet,
+    permitted: CapsHashSet,
+    ambient: CapsHashSet,
+}
+
+impl CapabilitySets {
+    /// The sets of the spec; none at all where the spec has none.
+    pub(crate) fn from_spec(spec: Option<&LinuxCapabilities>) -> Result<Self> {
+        let Some(spec) = spec else {
+            return Ok(Self::default());
+        };
+        Ok(Self {
+            bounding: convert(spec.bounding().as_ref())?,
+            effective: convert(spec.effective().as_ref())?,
+            inheritable: convert(spec.inheritable().as_ref())?,
+            permitted: convert(spec.permitted().as_ref())?,
+            ambient: convert(spec.ambient().as_ref())?,
+        })
+    }
+
+    /// Drops from the bounding set all that the spec does not keep, and with it what execve could
+    /// give back. Needs `CAP_SETPCAP`, so it comes before [`CapabilitySets::apply`].
+    ///
+    /// Capabilities that this process does not have cannot be given: they are taken out of every
+    /// set, with a warning, as other runtimes do.
+    pub(crate) fn limit(&mut self, warnings: &mut Vec<String>) -> Result<()> {
+        let have = read(CapSet::Permitted)?;
+        let bounding = read(CapSet::Bounding)?;
+        let missing: HashSet<_> =
+            [&self.bounding, &self.effective, &self.inheritable, &self.permitted, &self.ambient]
+                .into_iter()
+                .flatten()
+                .filter(|c| !have.contains(c) || !bounding.contains(c))
+                .copied()
+                .collect();
+        if !missing.is_empty() {
+            let mut names: Vec<_> = missing.iter().map(Capability::to_string).collect();
+            names.sort();
+            warnings.push(format!("capabilities not held here: {}", names.join(", ")));
+            for set in [
+                &mut self.bounding,
+                &mut self.effective,
+                &mut self.inheritable,
+                &mut self.permitted,
+                &mut self.ambient,
+            ] {
+                set.retain(|c| !missing.contains(c));
+            }
+        }
+        for cap in bounding.difference(&self.bounding) {
+            caps::drop(None, CapSet::Bounding, *cap).map_err(|e| fail("drop bounding", &e))?;
+        }
+        // Capabilities newer than the caps crate are in nobody's spec.
+        let known = caps::all().iter().map(Capability::index).max();
+        let mut next = known.map_or(0, |i| u32::from(i) + 1);
+        while crate::sys::drop_bounding(next)? {
+            next += 1;
+        }
+        Ok(())
+    }
+
+    /// Takes the other four sets. Comes after the change of user, which clears some.
+    pub(crate) fn apply(&self) -> Result<()> {
+        let set = |set: CapSet, value: &CapsHashSet| {
+            caps::set(None, set, value).map_err(|e| fail(&format!("set {set:?}"), &e))
+        };
+        // Inheritable first: it may take from permitted, which shrinks next.
+        set(CapSet::Inheritable, &self.inheritable)?;
+        set(CapSet::Effective, &self.effective)?;
+        set(CapSet::Permitted, &self.permitted)?;
+        set(CapSet::Ambient, &self.ambient)
+    }
+}
+
+fn read(set: CapSet) -> Result<CapsHashSet> {
+    caps::read(None, set).map_err(|e| fail(&format!("read {set:?}"), &e))
+}
+
+fn fail(call: &str, error: &dyn std::fmt::Display) -> Error {
+    Error::new(Kind::Denied, format!("capabilities: {call}: {error}"))
+}
+
+fn convert(set: Option<&Capabilities>) -> Result<CapsHashSet> {
+    set.into_iter()
+        .flatten()
+        .map(|cap| {
+            let name = format!("CAP_{cap}");
+            name.parse::<Capability>()
+                .map_err(|_| Error::invalid("process.capabilities", format!("unknown {name}")))
+        })
+        .collect()
+}

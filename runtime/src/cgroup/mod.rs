@@ -1,0 +1,421 @@
+//! A container's cgroup: born in it, limited by it, killed by it, seen to be empty through it.
+//!
+//! ```text
+//!   unified    /sys/fs/cgroup/<path>                         all of it
+//!   hybrid     /sys/fs/cgroup/unified/<path>                 birth, kill, populated
+//!              /sys/fs/cgroup/{memory,cpu,pids,…}/<path>     limits only, where asked for
+//!   legacy     a private mount of cgroup2, and as hybrid
+//! ```
+//!
+//! There is always one cgroup2 directory, and it alone says which processes belong to the
+//! container: they are born there (`CLONE_INTO_CGROUP`) and `cgroup.kill` ends them together.
+//! A v1 directory is made only where a limit needs it; a process joins it by writing `0` to
+//! `tasks` itself, because another one's attach through `cgroup.procs` waits 6–18 ms for RCU.
+//!
+//! Nothing here is process-global, blocks (but [`Cgroup::wait_empty`]) or needs one thread: the
+//! daemon fences pods with it.
+
+mod devices;
+mod hierarchies;
+mod limits;
+
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
+
+pub use hierarchies::{Hierarchies, Layout};
+pub use libcgroups::stats::Stats;
+
+use crate::error::{Call, Error, Kind, Result, Step};
+
+/// A cgroup, by its path under every hierarchy. Cheap to clone; dropping it changes nothing.
+#[derive(Clone, Debug)]
+pub struct Cgroup {
+    tree: Arc<Hierarchies>,
+    /// Relative, of normal components only.
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// Makes the cgroup and its missing parents; already there is success.
+    ///
+    /// On the unified layout the parents pass on every controller they have.
+    ///
+    /// # Errors
+    /// `Invalid` for a path with `..` or without a name; `Unsupported` without cgroup2.
+    pub fn create(path: impl AsRef<Path>) -> Result<Self> {
+        Self::create_in(&Hierarchies::detect()?, path)
+    }
+
+    /// [`Cgroup::create`], in hierarchies detected before.
+    ///
+    /// # Errors
+    /// As [`Cgroup::create`].
+    pub fn create_in(tree: &Arc<Hierarchies>, path: impl AsRef<Path>) -> Result<Self> {
+        let cgroup = Self::name(tree, path.as_ref())?;
+        let step = || format!("create cgroup {}", cgroup.path().display());
+        let mut parent =
+            openat(&tree.root, ".", DIR, Mode::empty()).call(|| "open(cgroup2 root)".into()).step(step())?;
+        for component in &cgroup.path {
+            if tree.layout == Layout::Unified {
+                limits::pass_on_controllers(&parent).step(step())?;
+            }
+            match mkdirat(&parent, component, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(e) => {
+                    return Err(e).call(|| format!("mkdirat({component:?})")).step(step());
+                }
+            }
+            parent = openat(&parent, component, DIR, Mode::empty())
+                .call(|| format!("openat({component:?})"))
+                .step(step())?;
+        }
+        Ok(cgroup)
+    }
+
+    /// Names an existing cgroup.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let cgroup = Self::name(&Hierarchies::detect()?, path.as_ref())?;
+        cgroup.dir()?;
+        Ok(cgroup)
+    }
+
+    /// Names a cgroup that may or may not exist.
+    ///
+    /// # Errors
+    /// `Invalid` for a path with `..` or without a name.
+    pub fn name(tree: &Arc<Hierarchies>, path: &Path) -> Result<Self> {
+        let mut relative = PathBuf::new();
+        for component in path.components() {
+            match component {
+                Component::RootDir | Component::CurDir => {}
+                Component::Normal(name) => relative.push(name),
+                Component::ParentDir | Component::Prefix(_) => {
+                    return Err(Error::invalid(
+                        format!("cgroup {}", path.display()),
+                        "must not contain \"..\"",
+                    ));
+                }
+            }
+        }
+        if relative.as_os_str().is_empty() {
+            return Err(Error::invalid("cgroup", "must not be the root"));
+        }
+        Ok(Self { tree: Arc::clone(tree), path: relative })
+    }
+
+    /// The path from the root of every hierarchy, absolute.
+    pub fn path(&self) -> PathBuf {
+        Path::new("/").join(&self.path)
+    }
+
+    /// Whether its cgroup2 directory exists.
+    pub fn exists(&self) -> bool {
+        self.dir().is_ok()
+    }
+
+    /// Moves a process here, in the cgroup2 hierarchy alone. Costs an RCU grace period: meant for
+    /// a shim at its start, not for containers, which are born in place.
+    ///
+    /// # Errors
+    /// `NotFound` for a process that is gone.
+    pub fn attach(&self, pid: i32) -> Result<()> {
+        self.write("cgroup.procs", &pid.to_string())
+            .step(format!("move {pid} to cgroup {}", self.path().display()))
+    }
+
+    /// Kills every process in it and below, even those forking. Returns before they are gone.
+    ///
+    /// # Errors
+    /// `Unsupported` before Linux 5.14; a cgroup that does not exist is success.
+    ///
+    /// Source: cgroup-v2.rst, "cgroup.kill".
+    pub fn kill(&self) -> Result<()> {
+        let killed = self.write("cgroup.kill", "1");
+        match killed {
+            Err(e) if e.kind() == Kind::NotFound && !self.exists() => Ok(()),
+            Err(e) if e.kind() == Kind::NotFound => {
+                Err(Error::unsupported("cgroup.kill", "needs Linux 5.14 or later"))
+            }
+            other => other.step(format!("kill cgroup {}", self.path().display())),
+        }
+    }
+
+    /// Whether any live process is in it or below. A cgroup that does not exist has none.
+    ///
+    /// # Errors
+    /// Only if the kernel's file cannot be read.
+    pub fn populated(&self) -> Result<bool> {
+        match self.open_file("cgroup.events", OFlags::RDONLY) {
+            Ok(fd) => read_populated(&mut std::fs::File::from(fd)),
+            Err(e) if e.kind() == Kind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Waits until no live process is in it or below: the proof that fencing needs. `Ok(false)`
+    /// if the deadline passes first. Sleeps in poll(2); the kernel wakes it on every change.
+    ///
+    /// # Errors
+    /// Only if the kernel's file cannot be read.
+    pub fn wait_empty(&self, timeout: Duration) -> Result<bool> {
+        let deadline = Instant::now() + timeout;
+        let mut events = match self.open_file("cgroup.events", OFlags::RDONLY) {
+            Ok(fd) => std::fs::File::from(fd),
+            Err(e) if e.kind() == Kind::NotFound => return Ok(true),
+            Err(e) => return Err(e),
+        };
+        loop {
+            // Reading arms the notification for the next change.
+            if !read_populated(&mut events)? {
+                return Ok(true);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            let millis = u16::try_from(left.as_millis() + 1).unwrap_or(u16::MAX);
+            let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
+            match poll(&mut fds, PollTimeout::from(millis)) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(e) => return Err(Error::sys("poll(cgroup.events)", e)),
+            }
+        }
+    }
+
+    /// The live processes in it and below, in the reader's PID namespace. A list to look at, not
+    /// to kill by.
+    ///
+    /// # Errors
+    /// Only if the kernel's files cannot be read; a cgroup that does not exist has none.
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        let mut pids = Vec::new();
+        match self.dir() {
+            Ok(dir) => collect_pids(&dir, &mut pids)?,
+            Err(e) if e.kind() == Kind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+        Ok(pids)
+    }
+
+    /// Removes it and everything below, in every hierarchy, leaves first. Not there is success.
+    ///
+    /// # Errors
+    /// `Busy` while a process is left: [`Cgroup::kill`] and [`Cgroup::wait_empty`] come first.
+    /// The other hierarchies are still tried; the first error is returned.
+    pub fn remove(&self) -> Result<()> {
+        let mut outcome = self.remove_under(&self.tree.root);
+        for hierarchy in &self.tree.v1 {
+            let removed = match hierarchy.root() {
+                Ok(root) => self.remove_under(&root),
+                Err(e) => Err(e),
+            };
+            outcome = outcome.and(removed);
+        }
+        outcome.step(format!("remove cgroup {}", self.path().display()))
+    }
+
+    fn remove_under(&self, root: &OwnedFd) -> Result<()> {
+        let parent = match self.path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => openat(root, parent, DIR, Mode::empty()),
+            _ => openat(root, ".", DIR, Mode::empty()),
+        };
+        let parent = match parent {
+            Err(rustix::io::Errno::NOENT) => return Ok(()),
+            other => other.call(|| "openat(parent cgroup)".into())?,
+        };
+        let name = self.path.file_name().unwrap_or_default();
+        remove_tree(&parent, Path::new(name))
+    }
+
+    /// How often the kernel killed something in it for want of memory.
+    ///
+    /// # Errors
+    /// Only if the kernel's file cannot be parsed; no memory limit means 0.
+    pub fn oom_kills(&self) -> Result<u64> {
+        let text = match self.tree.v1("memory") {
+            Some(memory) => std::fs::read_to_string(memory.path.join(&self.path).join("memory.oom_control")),
+            None => match self.open_file("memory.events", OFlags::RDONLY) {
+                Ok(fd) => read_all(fd),
+                Err(_) => return Ok(0),
+            },
+        };
+        let text = text.unwrap_or_default();
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        count.map_or(Ok(0), |n| {
+            n.trim().parse().map_err(|_| Error::new(Kind::Internal, format!("memory events: {text:?}")))
+        })
+    }
+
+    /// The cgroup2 directory, for `CLONE_INTO_CGROUP`.
+    pub(crate) fn dir(&self) -> Result<OwnedFd> {
+        openat(&self.tree.root, &self.path, DIR, Mode::empty())
+            .call(|| format!("openat(cgroup2, {:?})", self.path))
+    }
+
+    /// Its `cgroup.procs`, to which a process writes `0` to move itself where the kernel refuses
+    /// `CLONE_INTO_CGROUP`.
+    pub(crate) fn procs(&self) -> Result<OwnedFd> {
+        self.open_file("cgroup.procs", OFlags::WRONLY)
+    }
+
+    /// The v1 `tasks` files that a process of this cgroup joins: in each v1 hierarchy the nearest
+    /// of this cgroup and its parents that exists, because a limit was set on it.
+    pub(crate) fn v1_tasks(&self) -> Result<Vec<OwnedFd>> {
+        let mut tasks = Vec::new();
+        for hierarchy in &self.tree.v1 {
+            let mut at = Some(self.path.as_path());
+            while let Some(path) = at.filter(|p| !p.as_os_str().is_empty()) {
+                let file = hierarchy.path.join(path).join("tasks");
+                match rustix::fs::open(&file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+                    Ok(fd) => {
+                        tasks.push(fd);
+                        break;
+                    }
+                    Err(rustix::io::Errno::NOENT) => at = path.parent(),
+                    Err(e) => return Err(e).call(|| format!("open({file:?})")),
+                }
+            }
+        }
+        Ok(tasks)
+    }
+
+    /// The v1 hierarchies in which this cgroup or a parent exists: (controllers, mount point,
+    /// path below it). What a container sees of cgroups.
+    pub(crate) fn v1_views(&self) -> Vec<(String, PathBuf)> {
+        let joined = |h: &&hierarchies::V1| {
+            self.path.ancestors().any(|p| !p.as_os_str().is_empty() && h.path.join(p).join("tasks").exists())
+        };
+        self.tree
+            .v1
+            .iter()
+            .filter(joined)
+            .map(|h| (h.controllers.join(","), h.path.join(&self.path)))
+            .collect()
+    }
+
+    /// Its cgroup2 directory, as mounted; meaningless on the legacy layout.
+    pub(crate) fn unified_path(&self) -> PathBuf {
+        self.tree.root_path.join(&self.path)
+    }
+
+    /// How the host arranges its cgroups.
+    pub fn layout(&self) -> Layout {
+        self.tree.layout
+    }
+
+    fn open_file(&self, name: &str, flags: OFlags) -> Result<OwnedFd> {
+        openat(&self.tree.root, self.path.join(name), flags | OFlags::CLOEXEC, Mode::empty())
+            .call(|| format!("openat(cgroup2, {:?})", self.path.join(name)))
+    }
+
+    fn write(&self, name: &str, value: &str) -> Result<()> {
+        let fd = self.open_file(name, OFlags::WRONLY)?;
+        rustix::io::write(fd, value.as_bytes())
+            .call(|| format!("write({:?}, {value:?})", self.path.join(name)))
+            .map(drop)
+    }
+}
+
+const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+
+fn read_populated(events: &mut std::fs::File) -> Result<bool> {
+    use std::io::Seek;
+    let mut text = String::new();
+    let read = events.rewind().and_then(|()| events.take(4096).read_to_string(&mut text));
+    match read {
+        // The directory went away under the open file: nobody can be in it.
+        Err(e) if e.raw_os_error() == Some(Errno::ENODEV as i32) => return Ok(false),
+        other => other.call(|| "read(cgroup.events)".into())?,
+    };
+    match text.lines().find_map(|line| line.strip_prefix("populated ")) {
+        Some("0") => Ok(false),
+        Some("1") => Ok(true),
+        _ => Err(Error::new(Kind::Internal, format!("cgroup.events: {text:?}"))),
+    }
+}
+
+fn read_all(fd: OwnedFd) -> std::io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::from(fd).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn subdirectories(dir: &OwnedFd) -> Result<Vec<PathBuf>> {
+    use std::os::unix::ffi::OsStrExt;
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(dir).call(|| "getdents(cgroup)".into())? {
+        let entry = entry.call(|| "getdents(cgroup)".into())?;
+        let name = entry.file_name().to_bytes();
+        if entry.file_type() == rustix::fs::FileType::Directory && name != b"." && name != b".." {
+            names.push(PathBuf::from(std::ffi::OsStr::from_bytes(name)));
+        }
+    }
+    Ok(names)
+}
+
+fn collect_pids(dir: &OwnedFd, pids: &mut Vec<i32>) -> Result<()> {
+    let procs = match openat(dir, "cgroup.procs", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        other => other.call(|| "openat(cgroup.procs)".into())?,
+    };
+    let text = match read_all(procs) {
+        Err(e) if e.raw_os_error() == Some(Errno::ENODEV as i32) => return Ok(()),
+        other => other.call(|| "read(cgroup.procs)".into())?,
+    };
+    pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+    for name in subdirectories(dir)? {
+        match openat(dir, &name, DIR, Mode::empty()) {
+            Ok(below) => collect_pids(&below, pids)?,
+            Err(rustix::io::Errno::NOENT) => {}
+            Err(e) => return Err(e).call(|| format!("openat({name:?})")),
+        }
+    }
+    Ok(())
+}
+
+fn remove_tree(parent: &OwnedFd, name: &Path) -> Result<()> {
+    // The common case: no children.
+    match unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => return Ok(()),
+        Err(_) => {}
+    }
+    let dir = match openat(parent, name, DIR, Mode::empty()) {
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        other => other.call(|| format!("openat({name:?})"))?,
+    };
+    for below in subdirectories(&dir)? {
+        remove_tree(&dir, &below)?;
+    }
+    match unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(e) => Err(e).call(|| format!("rmdir({name:?})")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_stay_below_the_root() {
+        let Ok(tree) = Hierarchies::detect() else {
+            eprintln!("SKIP: no cgroups here");
+            return;
+        };
+        let path = |p: &str| Cgroup::name(&tree, Path::new(p)).map(|c| c.path());
+        assert_eq!(path("/a/./b").unwrap(), Path::new("/a/b"));
+        assert_eq!(path("a").unwrap(), Path::new("/a"));
+        assert_eq!(path("/a/../b").unwrap_err().kind(), Kind::Invalid);
+        assert_eq!(path("/").unwrap_err().kind(), Kind::Invalid);
+    }
+}

@@ -1,0 +1,191 @@
+//! One more process in a running container.
+//!
+//! Its own straight line, beside init.rs: no mounts are made, all namespaces exist. What differs
+//! in trust: the container's processes are running, and the root is theirs, so every path is
+//! looked up below a root fixed by descriptor, and the new process cannot be traced until it has
+//! given up its rights.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::libc;
+
+use crate::cgroup::Cgroup;
+use crate::console;
+use crate::container::{Birth, Parent, StartGate, abandon, await_ready, end};
+use crate::error::{Call, Error, Kind, Result, Step};
+use crate::init::join_cgroups;
+use crate::mounts;
+use crate::process::{ProcessPlan, Settling, Stdio};
+use crate::protocol::{Channel, Order, Report, above_stdio};
+use crate::seccomp::Filter;
+use crate::sys::{self, Forked};
+
+/// Everything an exec is made from.
+#[derive(Debug)]
+pub struct ExecRequest {
+    /// Names a process of the container, whose namespaces are joined: its first, as a rule.
+    pub target: OwnedFd,
+    /// What to run.
+    pub process: ProcessPlan,
+    /// The container's filter.
+    pub seccomp: Option<Filter>,
+    /// Standard streams or a terminal.
+    pub stdio: Stdio,
+    /// The container's cgroup.
+    pub cgroup: Option<Cgroup>,
+    /// Whose child the process is.
+    pub parent: Parent,
+}
+
+/// A process running its program.
+#[derive(Debug)]
+pub struct Executed {
+    /// In the caller's PID namespace.
+    pub pid: i32,
+    /// Names the process for good.
+    pub pidfd: OwnedFd,
+    /// The terminal's master end, if one was asked for.
+    pub console: Option<OwnedFd>,
+    /// What was asked for and could be done in part only.
+    pub warnings: Vec<String>,
+}
+
+struct Script<'a> {
+    target: OwnedFd,
+    joins_user: bool,
+    process: &'a ProcessPlan,
+    seccomp: Option<&'a Filter>,
+    stdio: Stdio,
+    cgroups: Vec<OwnedFd>,
+    channel: &'a Channel,
+}
+
+/// Runs a process in the namespaces, root and cgroup of a container. Returns once its program
+/// runs. Must be called from a single-threaded process; blocks.
+///
+/// # Errors
+/// The failing step and the kernel's answer; `exec <path>: ENOENT` and the like for the program.
+/// The process is gone then.
+///
+/// # Panics
+/// If the calling process has more than one thread.
+pub fn exec(request: ExecRequest) -> Result<Executed> {
+    let ExecRequest { target, process, seccomp, stdio, cgroup, parent } = request;
+    let target = above_stdio(target)?;
+    let stdio = match stdio {
+        Stdio::Fds([a, b, c]) => Stdio::Fds([above_stdio(a)?, above_stdio(b)?, above_stdio(c)?]),
+        terminal => terminal,
+    };
+    let joins_user = other_user_namespace(&target)?;
+    let (ours, theirs) = Channel::pair()?;
+    let birth = Birth { flags: 0, cgroup: cgroup.as_ref(), pid_namespace: Some(target.as_fd()), parent };
+    let copy = rustix::io::fcntl_dupfd_cloexec(&target, 3).call(|| "fcntl(F_DUPFD)".into())?;
+    let (child, script) = birth.fork(|cgroups| Script {
+        target: copy,
+        joins_user,
+        process: &process,
+        seccomp: seccomp.as_ref(),
+        stdio,
+        cgroups,
+        channel: &theirs,
+    })?;
+    let (pid, pidfd) = match child {
+        Forked::Child => {
+            let channel = script.channel;
+            end(channel, script.run())
+        }
+        Forked::Parent { pid, pidfd } => (pid, pidfd),
+    };
+    drop(script);
+    drop(theirs);
+    let born = || -> Result<(Vec<String>, Option<OwnedFd>)> {
+        let ready = await_ready(&ours)?;
+        StartGate::from_fd(ours.into_fd()).start()?;
+        Ok(ready)
+    };
+    match born() {
+        Ok((warnings, console)) => Ok(Executed { pid, pidfd, console, warnings }),
+        Err(error) => {
+            abandon(&pidfd, parent);
+            Err(error)
+        }
+    }
+}
+
+impl Script<'_> {
+    fn run(self) -> Result<Infallible> {
+        sys::reset_signals()?;
+        join_cgroups(&self.cgroups)?;
+        rustix::process::setsid().call(|| "setsid()".into())?;
+        let mut kinds = libc::CLONE_NEWNS
+            | libc::CLONE_NEWUTS
+            | libc::CLONE_NEWIPC
+            | libc::CLONE_NEWNET
+            | libc::CLONE_NEWCGROUP;
+        if self.joins_user {
+            kinds |= libc::CLONE_NEWUSER;
+        }
+        sys::setns(self.target.as_fd(), kinds).step("join the container's namespaces")?;
+        drop(self.target);
+        // Joining a mount namespace moves root and working directory to its root.
+        let root = open_root()?;
+        let proc = mounts::private_proc()?;
+        let (stdio, master) = match self.stdio {
+            Stdio::Fds(fds) => (fds, None),
+            Stdio::Terminal(size) => {
+                let console = console::open(root.as_fd(), size.or(self.process.window))?;
+                let dup = || {
+                    rustix::io::fcntl_dupfd_cloexec(&console.terminal, 3)
+                        .call(|| "fcntl(F_DUPFD_CLOEXEC)".into())
+                };
+                let (a, b) = (dup()?, dup()?);
+                ([console.terminal, a, b], Some(console.master))
+            }
+        };
+        let mut warnings = Vec::new();
+        let settled = Settling {
+            process: self.process,
+            seccomp: self.seccomp,
+            root: root.as_fd(),
+            proc: proc.as_fd(),
+            stdio: [stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()],
+            terminal: master.is_some(),
+        }
+        .settle(&mut warnings)?;
+        self.channel.send(&Report::ready(warnings), master.as_ref().map(AsFd::as_fd))?;
+        drop((master, stdio, root, proc));
+        match self.channel.receive::<Order>()? {
+            Some((Order::Start, _)) => Err(settled.execute()),
+            _ => Err(Error::new(Kind::Internal, "given up before start")),
+        }
+    }
+}
+
+fn open_root() -> Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags, open};
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open("/", flags, Mode::empty()).call(|| "open(\"/\")".into())
+}
+
+/// Whether the target's user namespace is another than ours: joining one's own is an error.
+fn other_user_namespace(target: &OwnedFd) -> Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let pid = pid_of(target)?;
+    let inode = |path: String| std::fs::metadata(&path).call(|| format!("stat({path:?})")).map(|m| m.ino());
+    Ok(inode(format!("/proc/{pid}/ns/user"))? != inode("/proc/self/ns/user".into())?)
+}
+
+/// The pid that a pidfd names, in this process's procfs.
+///
+/// # Errors
+/// `NotFound` if the process is gone.
+pub fn pid_of(pidfd: &OwnedFd) -> Result<i32> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let text = std::fs::read_to_string(&path).call(|| format!("read({path:?})"))?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("Pid:"))
+        .and_then(|pid| pid.trim().parse().ok())
+        .filter(|pid| *pid > 0)
+        .ok_or_else(|| Error::new(Kind::NotFound, "the process is gone"))
+}

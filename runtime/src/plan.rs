@@ -1,0 +1,284 @@
+//! Spec → plan: every default resolved, every value parsed, nothing touched.
+//!
+//! A plan is what the child follows line by line. Making one reads no file and asks no kernel, so
+//! the same spec always gives the same plan, or the same refusal.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use oci_spec::runtime::{LinuxDeviceType, LinuxResources, Spec};
+
+use crate::error::{Error, Result};
+use crate::mounts::options::{self, MountPlan};
+use crate::namespaces::{Kind, Source};
+use crate::process::ProcessPlan;
+use crate::seccomp::Filter;
+use crate::validate;
+
+/// All that is decided about a container before anything is done.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The first process.
+    pub process: ProcessPlan,
+    /// What to do about each kind of namespace; a kind not in it is shared with the caller.
+    pub namespaces: BTreeMap<Kind, Source>,
+    /// Lines of `uid_map`, for a user namespace of its own.
+    pub uid_map: Vec<IdMap>,
+    /// Lines of `gid_map`.
+    pub gid_map: Vec<IdMap>,
+    /// In a UTS namespace of its own.
+    pub hostname: Option<String>,
+    /// NIS domain, likewise.
+    pub domainname: Option<String>,
+    /// The root directory that the spec names, if the caller brings no mount.
+    pub root_path: Option<PathBuf>,
+    /// Whether the root mount ends up read-only.
+    pub root_read_only: bool,
+    /// `MS_*` propagation of the root, set last.
+    pub root_propagation: Option<u64>,
+    /// In the spec's order.
+    pub mounts: Vec<MountPlan>,
+    /// Device nodes beside the standard ones.
+    pub devices: Vec<DevicePlan>,
+    /// Paths that read as empty.
+    pub masked_paths: Vec<PathBuf>,
+    /// Paths that cannot be written.
+    pub read_only_paths: Vec<PathBuf>,
+    /// Path below `/proc/sys` → value.
+    pub sysctls: Vec<(PathBuf, String)>,
+    /// The compiled filter of the first process and of execs.
+    pub seccomp: Option<Filter>,
+    /// Where the spec wants the cgroup, as written.
+    pub cgroups_path: Option<PathBuf>,
+    /// Limits, as the spec has them.
+    pub resources: Option<LinuxResources>,
+    /// What will be done in part only, said before anything is done.
+    pub warnings: Vec<String>,
+}
+
+/// One line of a user or group ID map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdMap {
+    /// First ID inside.
+    pub inside: u32,
+    /// First ID outside.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// A device node to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DevicePlan {
+    /// Absolute path inside.
+    pub path: PathBuf,
+    /// Block, character or FIFO.
+    pub kind: DeviceKind,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// What a device node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// Block device.
+    Block,
+    /// Character device.
+    Character,
+    /// FIFO.
+    Fifo,
+}
+
+/// The nodes every container has. Source: runtime-spec, config-linux.md, "Default Devices".
+const STANDARD_DEVICES: [(&str, u32, u32); 6] = [
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+];
+
+impl Plan {
+    /// Checks the spec and decides everything that can be decided without the kernel.
+    ///
+    /// # Errors
+    /// `Invalid` or `Unsupported`, naming the field. Nothing in a spec is ignored in silence.
+    ///
+    /// Source: runtime-spec, config.md and config-linux.md.
+    pub fn from_spec(spec: &Spec) -> Result<Self> {
+        validate::spec(spec)?;
+        let linux = spec.linux().clone().unwrap_or_default();
+        let process = spec.process().as_ref().ok_or_else(|| Error::invalid("process", "is required"))?;
+        let mut warnings = Vec::new();
+
+        let mut namespaces = BTreeMap::new();
+        for namespace in linux.namespaces().iter().flatten() {
+            let kind = Kind::from_spec(namespace.typ())?;
+            let source = match namespace.path() {
+                Some(path) => Source::Path(path.clone()),
+                None => Source::New,
+            };
+            if namespaces.insert(kind, source).is_some() {
+                let field = format!("linux.namespaces: {}", kind.file_name());
+                return Err(Error::invalid(field, "is listed twice"));
+            }
+        }
+        validate::namespaces(&namespaces, spec)?;
+
+        let mounts = spec
+            .mounts()
+            .iter()
+            .flatten()
+            .enumerate()
+            .map(|(i, mount)| options::parse(mount).map_err(|e| e.within(format!("mounts[{i}]"))))
+            .collect::<Result<Vec<_>>>()?;
+
+        let paths = |list: &Option<Vec<String>>| -> Vec<PathBuf> {
+            list.iter().flatten().map(PathBuf::from).collect()
+        };
+        Ok(Self {
+            process: ProcessPlan::from_spec(process)?,
+            uid_map: id_maps(linux.uid_mappings().as_deref()),
+            gid_map: id_maps(linux.gid_mappings().as_deref()),
+            hostname: spec.hostname().clone().filter(|h| !h.is_empty()),
+            domainname: spec.domainname().clone().filter(|d| !d.is_empty()),
+            root_path: spec.root().as_ref().map(|root| root.path().clone()),
+            root_read_only: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
+            root_propagation: linux
+                .rootfs_propagation()
+                .as_deref()
+                .filter(|p| !p.is_empty())
+                .map(options::propagation)
+                .transpose()?,
+            mounts,
+            devices: devices(&linux)?,
+            masked_paths: paths(linux.masked_paths()),
+            read_only_paths: paths(linux.readonly_paths()),
+            sysctls: sysctls(&linux, &namespaces)?,
+            seccomp: linux.seccomp().as_ref().map(|s| Filter::compile(s, &mut warnings)).transpose()?,
+            cgroups_path: linux.cgroups_path().clone(),
+            resources: linux.resources().clone(),
+            namespaces,
+            warnings,
+        })
+    }
+
+    /// Whether the container has a namespace of this kind that is not the caller's.
+    pub fn separate(&self, kind: Kind) -> bool {
+        self.namespaces.contains_key(&kind)
+    }
+
+    /// Whether the container gets a fresh namespace of this kind.
+    pub fn fresh(&self, kind: Kind) -> bool {
+        self.namespaces.get(&kind) == Some(&Source::New)
+    }
+}
+
+fn id_maps(maps: Option<&[oci_spec::runtime::LinuxIdMapping]>) -> Vec<IdMap> {
+    maps.unwrap_or_default()
+        .iter()
+        .map(|m| IdMap { inside: m.container_id(), outside: m.host_id(), count: m.size() })
+        .collect()
+}
+
+fn devices(linux: &oci_spec::runtime::Linux) -> Result<Vec<DevicePlan>> {
+    let mut plans: Vec<DevicePlan> = STANDARD_DEVICES
+        .iter()
+        .map(|(path, major, minor)| DevicePlan {
+            path: PathBuf::from(path),
+            kind: DeviceKind::Character,
+            major: *major,
+            minor: *minor,
+            mode: 0o666,
+            uid: 0,
+            gid: 0,
+        })
+        .collect();
+    for (i, device) in linux.devices().iter().flatten().enumerate() {
+        let field = format!("linux.devices[{i}]");
+        let kind = match device.typ() {
+            LinuxDeviceType::B => DeviceKind::Block,
+            LinuxDeviceType::C | LinuxDeviceType::U => DeviceKind::Character,
+            LinuxDeviceType::P => DeviceKind::Fifo,
+            LinuxDeviceType::A => {
+                return Err(Error::invalid(format!("{field}.type"), "a is not a device"));
+            }
+        };
+        let number = |name: &str, n: i64| {
+            u32::try_from(n).map_err(|_| Error::invalid(format!("{field}.{name}"), "is out of range"))
+        };
+        let fifo = kind == DeviceKind::Fifo;
+        validate::inside(&field, device.path())?;
+        let plan = DevicePlan {
+            path: device.path().clone(),
+            kind,
+            major: if fifo { 0 } else { number("major", device.major())? },
+            minor: if fifo { 0 } else { number("minor", device.minor())? },
+            mode: device.file_mode().unwrap_or(0o666) & 0o7777,
+            uid: device.uid().unwrap_or(0),
+            gid: device.gid().unwrap_or(0),
+        };
+        plans.retain(|known| known.path != plan.path);
+        plans.push(plan);
+    }
+    Ok(plans)
+}
+
+/// The namespaced sysctls, and only in a namespace that is not the host's: any other would
+/// change the host.
+fn sysctls(
+    linux: &oci_spec::runtime::Linux,
+    namespaces: &BTreeMap<Kind, Source>,
+) -> Result<Vec<(PathBuf, String)>> {
+    const IPC: [&str; 10] = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+        "kernel.msg_next_id",
+        "kernel.auto_msgmni",
+    ];
+    let mut plans = Vec::new();
+    for (name, value) in linux.sysctl().iter().flatten() {
+        let field = format!("linux.sysctl.{name}");
+        // Either separator, as sysctl(8) takes them: `net/ipv4/conf/eth0.1/forwarding`.
+        let path = match name.find(['.', '/']) {
+            Some(i) if name.as_bytes()[i] == b'.' => name.replace('.', "/"),
+            _ => name.clone(),
+        };
+        let dotted = path.replace('/', ".");
+        let kind = if dotted.starts_with("net.") {
+            Kind::Network
+        } else if IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
+            Kind::Ipc
+        } else if dotted == "kernel.domainname" || dotted == "kernel.hostname" {
+            Kind::Uts
+        } else {
+            return Err(Error::invalid(field, "is not namespaced"));
+        };
+        if !namespaces.contains_key(&kind) {
+            let reason = format!("needs a {} namespace of its own", kind.file_name());
+            return Err(Error::invalid(field, reason));
+        }
+        let name = |part: &str| !part.is_empty() && part != "." && part != "..";
+        if !path.split('/').all(name) {
+            return Err(Error::invalid(field, "is not a name"));
+        }
+        plans.push((PathBuf::from(path), value.clone()));
+    }
+    plans.sort();
+    Ok(plans)
+}

@@ -1,0 +1,382 @@
+//! A process of a container, be it the first or an exec: identity, rights, limits, program.
+//!
+//! [`Settling`] is the second half of both scripts (init.rs, exec.rs), in the order that the
+//! rights involved dictate.
+
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{Gid, Uid};
+use oci_spec::runtime::{PosixRlimitType, Process};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+
+use crate::capabilities::CapabilitySets;
+use crate::console::WindowSize;
+use crate::error::{Call, Error, Kind, Result, Step};
+use crate::seccomp::Filter;
+use crate::sys;
+
+/// What is decided about a process before it exists.
+#[derive(Clone, Debug)]
+pub struct ProcessPlan {
+    pub(crate) args: Vec<CString>,
+    pub(crate) env: Vec<CString>,
+    pub(crate) cwd: PathBuf,
+    pub(crate) uid: Uid,
+    pub(crate) gid: Gid,
+    pub(crate) groups: Vec<Gid>,
+    pub(crate) umask: Option<u32>,
+    pub(crate) capabilities: CapabilitySets,
+    pub(crate) no_new_privileges: bool,
+    pub(crate) rlimits: Vec<Rlimit>,
+    pub(crate) oom_score_adj: Option<i32>,
+    /// Whether the spec wants a terminal; the caller decides by what it passes as stdio.
+    pub terminal: bool,
+    /// The terminal's first size.
+    pub window: Option<WindowSize>,
+}
+
+/// A resource limit.
+#[derive(Clone, Debug)]
+pub(crate) struct Rlimit {
+    name: String,
+    resource: Resource,
+    soft: u64,
+    hard: u64,
+}
+
+/// Where a process's standard input, output and error go.
+#[derive(Debug)]
+pub enum Stdio {
+    /// These three, in order.
+    Fds([OwnedFd; 3]),
+    /// A new pseudo-terminal of the container's; its master end is returned.
+    Terminal(Option<WindowSize>),
+}
+
+/// Longest `/etc/passwd` read for `HOME`. The file is the image's.
+const PASSWD_BYTES_MAX: u64 = 1 << 20;
+
+/// Where programs are looked for when the environment has no `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+impl ProcessPlan {
+    /// Checks the spec's process.
+    ///
+    /// # Errors
+    /// `Invalid` or `Unsupported`, naming the field.
+    pub fn from_spec(process: &Process) -> Result<Self> {
+        let strings = |field: &str, list: &[String]| {
+            list.iter()
+                .map(|s| {
+                    CString::new(s.as_str())
+                        .map_err(|_| Error::invalid(format!("process.{field}"), "contains NUL"))
+                })
+                .collect::<Result<Vec<_>>>()
+        };
+        let args = strings("args", process.args().as_deref().unwrap_or_default())?;
+        if args.first().is_none_or(|a| a.is_empty()) {
+            return Err(Error::invalid("process.args", "is empty"));
+        }
+        for (field, set) in [
+            ("ioPriority", process.io_priority().is_some()),
+            ("scheduler", process.scheduler().is_some()),
+            ("execCPUAffinity", process.exec_cpu_affinity().is_some()),
+        ] {
+            if set {
+                return Err(Error::unsupported(format!("process.{field}"), "not offered"));
+            }
+        }
+        crate::validate::inside("process.cwd", process.cwd())?;
+        let user = process.user();
+        let groups = user.additional_gids().as_deref().unwrap_or_default();
+        // -1 means "no change" to the set*id calls: it would leave the process root.
+        for id in [user.uid(), user.gid()].iter().chain(groups) {
+            if *id == u32::MAX {
+                return Err(Error::invalid("process.user", "4294967295 is not an ID"));
+            }
+        }
+        Ok(Self {
+            args,
+            env: strings("env", process.env().as_deref().unwrap_or_default())?,
+            cwd: process.cwd().clone(),
+            uid: Uid::from_raw(user.uid()),
+            gid: Gid::from_raw(user.gid()),
+            groups: groups.iter().map(|g| Gid::from_raw(*g)).collect(),
+            umask: user.umask(),
+            capabilities: CapabilitySets::from_spec(process.capabilities().as_ref())?,
+            no_new_privileges: process.no_new_privileges().unwrap_or(false),
+            rlimits: process
+                .rlimits()
+                .iter()
+                .flatten()
+                .map(|r| rlimit(r.typ(), r.soft(), r.hard()))
+                .collect::<Result<Vec<_>>>()?,
+            oom_score_adj: process.oom_score_adj(),
+            terminal: process.terminal().unwrap_or(false),
+            window: process.console_size().and_then(|size| {
+                Some(WindowSize {
+                    rows: u16::try_from(size.height()).ok()?,
+                    columns: u16::try_from(size.width()).ok()?,
+                })
+            }),
+        })
+    }
+}
+
+fn rlimit(typ: PosixRlimitType, soft: u64, hard: u64) -> Result<Rlimit> {
+    use PosixRlimitType as T;
+    let (name, resource) = match typ {
+        T::RlimitCpu => ("RLIMIT_CPU", Resource::RLIMIT_CPU),
+        T::RlimitFsize => ("RLIMIT_FSIZE", Resource::RLIMIT_FSIZE),
+        T::RlimitData => ("RLIMIT_DATA", Resource::RLIMIT_DATA),
+        T::RlimitStack => ("RLIMIT_STACK", Resource::RLIMIT_STACK),
+        T::RlimitCore => ("RLIMIT_CORE", Resource::RLIMIT_CORE),
+        T::RlimitRss => ("RLIMIT_RSS", Resource::RLIMIT_RSS),
+        T::RlimitNproc => ("RLIMIT_NPROC", Resource::RLIMIT_NPROC),
+        T::RlimitNofile => ("RLIMIT_NOFILE", Resource::RLIMIT_NOFILE),
+        T::RlimitMemlock => ("RLIMIT_MEMLOCK", Resource::RLIMIT_MEMLOCK),
+        T::RlimitAs => ("RLIMIT_AS", Resource::RLIMIT_AS),
+        T::RlimitLocks => ("RLIMIT_LOCKS", Resource::RLIMIT_LOCKS),
+        T::RlimitSigpending => ("RLIMIT_SIGPENDING", Resource::RLIMIT_SIGPENDING),
+        T::RlimitMsgqueue => ("RLIMIT_MSGQUEUE", Resource::RLIMIT_MSGQUEUE),
+        T::RlimitNice => ("RLIMIT_NICE", Resource::RLIMIT_NICE),
+        T::RlimitRtprio => ("RLIMIT_RTPRIO", Resource::RLIMIT_RTPRIO),
+        T::RlimitRttime => ("RLIMIT_RTTIME", Resource::RLIMIT_RTTIME),
+    };
+    if soft > hard {
+        let field = format!("process.rlimits: {name}");
+        return Err(Error::invalid(field, "soft is above hard"));
+    }
+    Ok(Rlimit { name: name.to_string(), resource, soft, hard })
+}
+
+/// The steps between "in the right namespaces" and "running the program".
+pub(crate) struct Settling<'a, 'fd> {
+    pub(crate) process: &'a ProcessPlan,
+    pub(crate) seccomp: Option<&'a Filter>,
+    /// The root of the container, as a directory.
+    pub(crate) root: BorrowedFd<'fd>,
+    /// A procfs nobody else has mounted, for this process's PID namespace.
+    pub(crate) proc: BorrowedFd<'fd>,
+    /// Standard input, output and error, none of them numbered 0 to 2.
+    pub(crate) stdio: [BorrowedFd<'fd>; 3],
+    pub(crate) terminal: bool,
+}
+
+/// A process ready to run its program.
+pub(crate) struct Settled<'a> {
+    args: &'a [CString],
+    env: Vec<CString>,
+    /// Loaded last if it may be, so that it need not allow the steps before.
+    seccomp: Option<&'a Filter>,
+}
+
+impl<'a> Settling<'a, '_> {
+    /// Every step but the last. The order is the order of the rights each step needs.
+    pub(crate) fn settle(self, warnings: &mut Vec<String>) -> Result<Settled<'a>> {
+        let process = self.process;
+        warnings.extend(set_rlimits(&process.rlimits)?);
+        warnings.extend(self.set_oom_score_adj()?);
+        self.set_stdio().step("stdio")?;
+        if let Some(umask) = process.umask {
+            nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
+        }
+        let env = self.environment();
+
+        let mut capabilities = process.capabilities.clone();
+        capabilities.limit(warnings)?;
+        // Without no_new_privs only CAP_SYS_ADMIN may load a filter: now or never.
+        let mut seccomp = self.seccomp;
+        if !process.no_new_privileges
+            && let Some(filter) = seccomp.take()
+        {
+            filter.load()?;
+        }
+        // The permitted set survives setresuid, so that `apply` has something to choose from.
+        nix::sys::prctl::set_keepcaps(true).call(|| "prctl(PR_SET_KEEPCAPS, 1)".into())?;
+        let (uid, gid) = (process.uid, process.gid);
+        nix::unistd::setgroups(&process.groups).call(|| format!("setgroups({:?})", process.groups))?;
+        nix::unistd::setresgid(gid, gid, gid).call(|| format!("setresgid({gid})"))?;
+        nix::unistd::setresuid(uid, uid, uid).call(|| format!("setresuid({uid})"))?;
+        capabilities.apply()?;
+        if process.no_new_privileges {
+            nix::sys::prctl::set_no_new_privs().call(|| "prctl(PR_SET_NO_NEW_PRIVS, 1)".into())?;
+        }
+        // As the user: chdir must not gain rights.
+        self.change_directory().step(format!("chdir to {}", process.cwd.display()))?;
+        sys::close_range_cloexec(3)?;
+        Ok(Settled { args: &process.args, env, seccomp })
+    }
+
+    fn set_oom_score_adj(&self) -> Result<Option<String>> {
+        let Some(wanted) = self.process.oom_score_adj else {
+            return Ok(None);
+        };
+        let step = format!("set oom_score_adj to {wanted}");
+        let file = own_file(self.proc, "oom_score_adj").step(&step)?;
+        match rustix::io::write(&file, wanted.to_string().as_bytes()) {
+            Ok(_) => Ok(None),
+            // Lowering it needs CAP_SYS_RESOURCE. The process runs, but is a likelier victim.
+            Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => {
+                Ok(Some(format!("oom_score_adj {wanted} refused: no CAP_SYS_RESOURCE")))
+            }
+            Err(e) => Err(e).call(|| "write(oom_score_adj)".into()).step(step),
+        }
+    }
+
+    fn set_stdio(&self) -> Result<()> {
+        let (uid, gid) = (self.process.uid, self.process.gid);
+        for (fd, target) in self.stdio.iter().zip(0..) {
+            let stat = rustix::fs::fstat(fd).call(|| format!("fstat(stdio {target})"))?;
+            let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+            let own = self.terminal || kind == rustix::fs::FileType::Fifo;
+            // /dev/stdout is opened anew by some programs, with the user's rights.
+            if own && !uid.is_root() {
+                match nix::unistd::fchown(fd, Some(uid), Some(gid)) {
+                    // A pipe of another filesystem or user namespace: the program may still use
+                    // the descriptor it has.
+                    Ok(()) | Err(Errno::EPERM | Errno::EINVAL | Errno::EROFS) => {}
+                    Err(e) => return Err(Error::sys(format!("fchown(stdio {target})"), e)),
+                }
+            }
+            sys::dup_to(*fd, target)?;
+        }
+        if self.terminal {
+            sys::set_controlling_terminal(self.stdio[0])?;
+        }
+        Ok(())
+    }
+
+    /// The plan's environment, with `HOME` from the image's passwd file if it has none.
+    fn environment(&self) -> Vec<CString> {
+        let mut env = self.process.env.clone();
+        if !env.iter().any(|e| e.as_bytes().starts_with(b"HOME=")) {
+            let home = home_of(self.root, self.process.uid).unwrap_or_else(|| "/".into());
+            env.extend(CString::new(format!("HOME={home}")).ok());
+        }
+        env
+    }
+
+    /// Enters the working directory, which must lie in the container: not be a descriptor of the
+    /// host's that `/proc/self/fd/N` names (CVE-2024-21626).
+    fn change_directory(&self) -> Result<()> {
+        let cwd = &self.process.cwd;
+        let dir = openat2(
+            self.root,
+            cwd,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        )
+        .call(|| format!("openat2(root, {cwd:?}, IN_ROOT|NO_MAGICLINKS)"))?;
+        rustix::process::fchdir(&dir).call(|| "fchdir(cwd)".into())?;
+        let now = nix::unistd::getcwd().call(|| "getcwd()".into())?;
+        // The kernel shows a directory outside the root as "(unreachable)/…".
+        if !now.is_absolute() {
+            return Err(Error::new(Kind::Denied, format!("{} is outside the root", now.display())));
+        }
+        Ok(())
+    }
+}
+
+impl Settled<'_> {
+    /// Runs the program. Returns only on failure.
+    pub(crate) fn execute(self) -> Error {
+        if let Err(e) = self.seccomp.map_or(Ok(()), Filter::load) {
+            return e;
+        }
+        let name = self.args[0].as_c_str();
+        let shown = name.to_string_lossy();
+        if name.to_bytes().contains(&b'/') {
+            let errno = sys::execve(name, self.args, &self.env);
+            return Error::sys(format!("exec {shown}"), errno);
+        }
+        let path = self
+            .env
+            .iter()
+            .find_map(|e| e.to_bytes().strip_prefix(b"PATH="))
+            .unwrap_or(DEFAULT_PATH.as_bytes());
+        let mut answer = Errno::ENOENT;
+        for dir in path.split(|b| *b == b':') {
+            // An empty element is the working directory. Source: execvp(3).
+            let dir = if dir.is_empty() { b"." } else { dir };
+            let full = Path::new(OsStr::from_bytes(dir)).join(OsStr::from_bytes(name.to_bytes()));
+            let Ok(full) = CString::new(full.into_os_string().into_encoded_bytes()) else {
+                continue;
+            };
+            match sys::execve(&full, self.args, &self.env) {
+                Errno::ENOENT | Errno::ENOTDIR => {}
+                Errno::EACCES => answer = Errno::EACCES,
+                other => return Error::sys(format!("exec {shown}"), other),
+            }
+        }
+        let path = String::from_utf8_lossy(path);
+        match answer {
+            Errno::ENOENT => Error::sys(format!("exec {shown} (not in PATH={path})"), answer),
+            other => Error::sys(format!("exec {shown}"), other),
+        }
+    }
+}
+
+/// Sets resource limits; those that may not be raised are clamped, with a warning.
+fn set_rlimits(rlimits: &[Rlimit]) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    for limit in rlimits {
+        let Rlimit { name, resource, soft, hard } = limit;
+        match setrlimit(*resource, *soft, *hard) {
+            Ok(()) => continue,
+            Err(Errno::EPERM) => {}
+            Err(e) => return Err(Error::sys(format!("setrlimit({name}, {soft}, {hard})"), e)),
+        }
+        let (_, max) = getrlimit(*resource).call(|| format!("getrlimit({name})"))?;
+        let (soft, clamped) = ((*soft).min(max), (*hard).min(max));
+        setrlimit(*resource, soft, clamped).call(|| format!("setrlimit({name}, {soft}, {clamped})"))?;
+        warnings.push(format!("{name} {hard} clamped to {clamped}: no CAP_SYS_RESOURCE"));
+    }
+    Ok(warnings)
+}
+
+/// Opens a file of this process's own directory in `proc`, for writing.
+fn own_file(proc: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    let pid =
+        rustix::fs::readlinkat(proc, "self", Vec::new()).call(|| "readlinkat(proc, \"self\")".into())?;
+    let path = Path::new(OsStr::from_bytes(pid.as_bytes())).join(name);
+    openat2(
+        proc,
+        &path,
+        OFlags::WRONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV,
+    )
+    .call(|| format!("openat2(proc, {path:?}, BENEATH|NO_SYMLINKS|NO_XDEV)"))
+}
+
+/// The home directory of `uid` by the image's own passwd file: a regular file below its root,
+/// and at most a mebibyte of it.
+fn home_of(root: BorrowedFd<'_>, uid: Uid) -> Option<String> {
+    use std::io::Read;
+    let fd = openat2(
+        root,
+        "etc/passwd",
+        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    )
+    .ok()?;
+    let file = std::fs::File::from(fd.as_fd().try_clone_to_owned().ok()?);
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    file.take(PASSWD_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+    String::from_utf8_lossy(&bytes).lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let found = fields.nth(2)?.parse() == Ok(uid.as_raw());
+        fields.nth(2).filter(|home| found && home.starts_with('/')).map(str::to_string)
+    })
+}

@@ -1,0 +1,350 @@
+//! The only unsafe code: wrappers of system calls that nix, rustix and std lack or make unsafe.
+//!
+//! Each sets the safe defaults itself (`CLOEXEC`), takes borrowed descriptors, returns owned ones
+//! and fails like strace.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::libc;
+
+use crate::error::{Error, Result};
+
+/// Turns a raw return value into a result.
+fn check(ret: libc::c_long, call: impl FnOnce() -> String) -> Result<libc::c_long> {
+    if ret < 0 { Err(Error::sys(call(), Errno::last())) } else { Ok(ret) }
+}
+
+/// libc's own constant is of a type too narrow for it. Source: include/uapi/linux/sched.h.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Which side of [`clone3`] the caller is on.
+pub(crate) enum Forked {
+    /// The new process. It must end in [`execve`] or [`exit_now`].
+    Child,
+    /// The old one.
+    Parent {
+        /// The child's pid in the caller's PID namespace.
+        pid: i32,
+        /// Names the child for good.
+        pidfd: OwnedFd,
+    },
+}
+
+/// Makes a copy of this process. The child of a single-threaded process may allocate, but must
+/// never return from its caller's frame: it ends in `execve` or [`exit_now`].
+///
+/// `flags` gains `CLONE_PIDFD`, and `CLONE_INTO_CGROUP` when `cgroup` is given. With
+/// `CLONE_PARENT` the exit signal is left to the kernel.
+///
+/// # Errors
+/// Whatever clone3(2) says; `EBUSY` from a cgroup with controllers enabled for children.
+///
+/// Source: clone(2).
+pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Forked> {
+    assert_eq!(thread_count()?, 1, "clone3 from a multi-threaded process");
+    let mut pidfd: libc::c_int = -1;
+    let mut flags = flags | libc::CLONE_PIDFD as u64;
+    if cgroup.is_some() {
+        flags |= CLONE_INTO_CGROUP;
+    }
+    let exit_signal = match flags & libc::CLONE_PARENT as u64 {
+        0 => libc::SIGCHLD as u64,
+        _ => 0,
+    };
+    // SAFETY: an all-zero clone_args is valid: every field is an integer.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = flags;
+    args.pidfd = &raw mut pidfd as u64;
+    args.exit_signal = exit_signal;
+    args.cgroup = cgroup.map_or(0, |fd| fd.as_raw_fd() as u64);
+    // SAFETY: `args` and `pidfd` outlive the call and the kernel reads `size` bytes. Without
+    // CLONE_VM the child has its own copy of memory, and there is only one thread, so no lock is
+    // held by a thread that does not exist in the child.
+    let ret =
+        unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, std::mem::size_of::<libc::clone_args>()) };
+    let pid = check(ret, || format!("clone3(flags={flags:#x})"))?;
+    if pid == 0 {
+        return Ok(Forked::Child);
+    }
+    Ok(Forked::Parent {
+        pid: pid as i32,
+        // SAFETY: the kernel stored a new descriptor (close-on-exec) that nobody else owns.
+        pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
+    })
+}
+
+/// Threads of this process, from the link count of its task directory.
+fn thread_count() -> Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::metadata("/proc/self/task").map_err(|e| {
+        Error::sys("stat(\"/proc/self/task\")", Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
+    })?;
+    Ok(meta.nlink().saturating_sub(2))
+}
+
+/// Ends this process at once, running nothing on the way.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit never returns and touches no memory.
+    unsafe { libc::_exit(code) }
+}
+
+/// Replaces this process. Returns only on failure.
+pub(crate) fn execve(path: &CStr, args: &[CString], env: &[CString]) -> Errno {
+    match nix::unistd::execve(path, args, env) {
+        Ok(never) => match never {},
+        Err(errno) => errno,
+    }
+}
+
+/// Every signal back to its default action, and none blocked: what a new program may expect. The
+/// Rust runtime ignores SIGPIPE, and an ignored signal stays ignored across execve.
+pub(crate) fn reset_signals() -> Result<()> {
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL installs no function of ours. EINVAL for SIGKILL, SIGSTOP and the two
+        // signals glibc keeps is expected.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    nix::sys::signal::sigprocmask(
+        nix::sys::signal::SigmaskHow::SIG_SETMASK,
+        Some(&nix::sys::signal::SigSet::empty()),
+        None,
+    )
+    .map_err(|errno| Error::sys("sigprocmask(SIG_SETMASK, [])", errno))
+}
+
+/// Changes a mount's attributes and propagation.
+///
+/// Source: mount_setattr(2), since 5.12.
+pub(crate) fn mount_setattr(
+    mount: BorrowedFd<'_>,
+    recursive: bool,
+    set: u64,
+    clear: u64,
+    propagation: u64,
+) -> Result<()> {
+    #[repr(C)]
+    struct MountAttr {
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        userns_fd: u64,
+    }
+    let attr = MountAttr { set, clear, propagation, userns_fd: 0 };
+    let mut flags = libc::AT_EMPTY_PATH;
+    if recursive {
+        flags |= libc::AT_RECURSIVE;
+    }
+    // SAFETY: the path is a NUL-terminated constant; the kernel reads `size` bytes of `attr`.
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            std::mem::size_of::<MountAttr>(),
+        )
+    };
+    check(ret, || format!("mount_setattr(set={set:#x}, clear={clear:#x}, propagation={propagation:#x})"))
+        .map(drop)
+}
+
+/// Marks every descriptor from `first` on close-on-exec.
+///
+/// Source: close_range(2), `CLOSE_RANGE_CLOEXEC` since 5.11.
+pub(crate) fn close_range_cloexec(first: u32) -> Result<()> {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
+    // SAFETY: only flags of descriptors change; no descriptor is closed here.
+    let ret = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
+    check(ret, || format!("close_range({first}, ~0, CLOEXEC)")).map(drop)
+}
+
+/// One instruction of classic BPF, as seccomp(2) takes it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instruction {
+    /// Operation.
+    pub code: u16,
+    /// Instructions to skip if true.
+    pub jt: u8,
+    /// Instructions to skip if false.
+    pub jf: u8,
+    /// Operand.
+    pub k: u32,
+}
+
+/// Installs a seccomp filter on this thread.
+///
+/// # Errors
+/// `EACCES` without no_new_privs and without `CAP_SYS_ADMIN`.
+///
+/// Source: seccomp(2).
+pub(crate) fn seccomp_set_filter(program: &[Instruction], flags: u32) -> Result<()> {
+    #[repr(C)]
+    struct Program {
+        len: libc::c_ushort,
+        filter: *const Instruction,
+    }
+    let len = u16::try_from(program.len()).expect("the compiler bounds its output");
+    let prog = Program { len, filter: program.as_ptr() };
+    // SAFETY: `prog` points at `len` instructions that outlive the call; the kernel copies them.
+    let ret =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const prog) };
+    check(ret, || format!("seccomp(SET_MODE_FILTER, flags={flags:#x}, {len} instructions)")).map(drop)
+}
+
+/// Loads a `BPF_PROG_TYPE_CGROUP_DEVICE` program of 64-bit instructions and attaches it to
+/// `cgroup`, beside programs already there. It lives as long as the cgroup.
+///
+/// Source: bpf(2); `BPF_CGROUP_DEVICE` since 4.15.
+pub(crate) fn attach_device_program(cgroup: BorrowedFd<'_>, program: &[u64]) -> Result<()> {
+    const BPF_PROG_LOAD: libc::c_int = 5;
+    const BPF_PROG_ATTACH: libc::c_int = 8;
+    const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+    const BPF_CGROUP_DEVICE: u32 = 6;
+    const BPF_F_ALLOW_MULTI: u32 = 2;
+    #[repr(C)]
+    struct Load {
+        prog_type: u32,
+        insn_cnt: u32,
+        insns: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log_buf: u64,
+        kern_version: u32,
+        prog_flags: u32,
+    }
+    #[repr(C)]
+    struct Attach {
+        target_fd: u32,
+        attach_bpf_fd: u32,
+        attach_type: u32,
+        attach_flags: u32,
+    }
+    let load = Load {
+        prog_type: BPF_PROG_TYPE_CGROUP_DEVICE,
+        insn_cnt: program.len() as u32,
+        insns: program.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log_buf: 0,
+        kern_version: 0,
+        prog_flags: 0,
+    };
+    // SAFETY: the pointers in `load` outlive the call and `insn_cnt` is the slice's length.
+    let ret =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, std::mem::size_of::<Load>()) };
+    let fd = check(ret, || format!("bpf(BPF_PROG_LOAD, CGROUP_DEVICE, {} instructions)", program.len()))?;
+    // SAFETY: BPF_PROG_LOAD returned a new close-on-exec descriptor that nobody else owns.
+    let loaded = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    let attach = Attach {
+        target_fd: cgroup.as_raw_fd() as u32,
+        attach_bpf_fd: loaded.as_raw_fd() as u32,
+        attach_type: BPF_CGROUP_DEVICE,
+        attach_flags: BPF_F_ALLOW_MULTI,
+    };
+    // SAFETY: `attach` outlives the call; both descriptors are open.
+    let ret = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attach, std::mem::size_of::<Attach>())
+    };
+    check(ret, || "bpf(BPF_PROG_ATTACH, BPF_CGROUP_DEVICE)".to_string()).map(drop)
+}
+
+/// Sets the NIS domain name of this UTS namespace.
+///
+/// Source: setdomainname(2).
+pub(crate) fn setdomainname(name: &str) -> Result<()> {
+    // SAFETY: pointer and length describe `name`, which outlives the call.
+    let ret = unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) };
+    check(ret.into(), || format!("setdomainname({name:?})")).map(drop)
+}
+
+/// Brings `lo` of this network namespace up.
+///
+/// Source: netdevice(7).
+pub(crate) fn loopback_up() -> Result<()> {
+    let socket = nix::sys::socket::socket(
+        nix::sys::socket::AddressFamily::Inet,
+        nix::sys::socket::SockType::Datagram,
+        nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .map_err(|errno| Error::sys("socket(AF_INET, SOCK_DGRAM)", errno))?;
+    // SAFETY: an all-zero ifreq is valid: integers and a union of integers.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads one ifreq, which outlives the call.
+    let ret = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
+    check(ret.into(), || "ioctl(SIOCSIFFLAGS, lo up)".to_string()).map(drop)
+}
+
+/// Opens the terminal end of pseudo-terminal `master` without using a path.
+///
+/// Source: ioctl_tty(2), `TIOCGPTPEER` since 4.13.
+pub(crate) fn pty_peer(master: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let unlock: libc::c_int = 0;
+    // SAFETY: TIOCSPTLCK reads one int.
+    let ret = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) };
+    check(ret.into(), || "ioctl(TIOCSPTLCK, 0)".to_string())?;
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: TIOCGPTPEER takes open flags by value and returns a descriptor.
+    let ret = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
+    let fd = check(ret.into(), || "ioctl(TIOCGPTPEER)".to_string())?;
+    // SAFETY: the kernel returned a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Makes `tty` the controlling terminal of this session.
+pub(crate) fn set_controlling_terminal(tty: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: TIOCSCTTY takes an integer argument.
+    let ret = unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCSCTTY, 0) };
+    check(ret.into(), || "ioctl(TIOCSCTTY)".to_string()).map(drop)
+}
+
+/// Sets a terminal's size, in characters.
+pub fn set_window_size(tty: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCSWINSZ reads one winsize, which outlives the call.
+    let ret = unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+    check(ret.into(), || format!("ioctl(TIOCSWINSZ, {rows}x{columns})")).map(drop)
+}
+
+/// Drops capability number `cap` from the bounding set; `Ok(false)` if the kernel knows no such
+/// capability. The caps crate covers those known when it was written; this one the rest.
+pub(crate) fn drop_bounding(cap: u32) -> Result<bool> {
+    // SAFETY: PR_CAPBSET_READ takes integers only.
+    if unsafe { libc::prctl(libc::PR_CAPBSET_READ, cap, 0, 0, 0) } < 0 {
+        return Ok(false);
+    }
+    // SAFETY: PR_CAPBSET_DROP takes integers only.
+    let ret = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, cap, 0, 0, 0) };
+    check(ret.into(), || format!("prctl(PR_CAPBSET_DROP, {cap})")).map(|_| true)
+}
+
+/// Puts `fd` at number `target`, without close-on-exec.
+pub(crate) fn dup_to(fd: BorrowedFd<'_>, target: RawFd) -> Result<()> {
+    // SAFETY: only the three standard descriptors are targets, in a process about to exec.
+    let ret = unsafe { libc::dup2(fd.as_raw_fd(), target) };
+    check(ret.into(), || format!("dup2({}, {target})", fd.as_raw_fd())).map(drop)
+}
+
+/// Joins the namespaces of `kinds` (`CLONE_NEW*` bits) that `fd`, a namespace or a pidfd, names.
+///
+/// Source: setns(2); pidfds since 5.8.
+pub(crate) fn setns(fd: BorrowedFd<'_>, kinds: i32) -> Result<()> {
+    nix::sched::setns(fd, nix::sched::CloneFlags::from_bits_retain(kinds))
+        .map_err(|errno| Error::sys(format!("setns({kinds:#x})"), errno))
+}
+
+/// Takes ownership of a descriptor received with `SCM_RIGHTS`.
+pub(crate) fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: recvmsg installed this descriptor for us alone; the caller hands it over once.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}

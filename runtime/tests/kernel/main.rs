@@ -1,0 +1,27 @@
+//! The runtime on the real kernel: what a container can see, do, and above all cannot.
+//!
+//! `kernel [FILTER]` runs the tests, each in a re-executed single-threaded process; `kernel --run
+//! NAME` is such a process; `kernel --program COMMAND…` is what runs inside the containers.
+#![allow(missing_docs, clippy::unwrap_used, dead_code)]
+
+mod cgroup;
+mod container;
+mod exec;
+mod failure;
+mod fixture;
+mod harness;
+mod hostile;
+mod program;
+mod restrictions;
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let tests =
+        [container::TESTS, restrictions::TESTS, exec::TESTS, cgroup::TESTS, failure::TESTS, hostile::TESTS]
+            .concat();
+    match args.first().map(String::as_str) {
+        Some("--program") => program::main(&args[1..]),
+        Some("--run") => harness::run_one(&tests, &args[1]),
+        _ => harness::run_all(&tests, &args),
+    }
+}

@@ -1,0 +1,3 @@
+//! To come.
+use crate::harness::Test;
+pub const TESTS: &[Test] = &[];
