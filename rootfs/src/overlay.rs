@@ -97,9 +97,9 @@ impl Layer {
         // overlayfs refuses an upper that was mounted volatile before, unless this mark is gone. It is ours to
         // remove: a snapshot belongs to one container attempt, so whoever mounted it has failed.
         let mark = self.work.join("work/incompat/volatile");
-        match std::fs::remove_dir(&mark) {
+        match std::fs::remove_dir_all(&mark) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io(format!("rmdir {}", mark.display()), error));
+                return Err(Error::io(format!("remove {}", mark.display()), error));
             }
             _ => {}
         }

@@ -21,5 +21,23 @@
 //! *exit record* says how an attempt ended and is on disk before anybody is told.
 #![deny(unsafe_code)]
 
+mod build;
+pub mod client;
+mod clock;
+mod connection;
+mod container;
 pub mod frame;
+mod job;
+mod launch;
+mod log;
+mod process;
 pub mod protocol;
+pub mod record;
+mod server;
+mod setup;
+pub mod spawn;
+mod sys;
+mod verbs;
+mod worker;
+
+pub use launch::run;

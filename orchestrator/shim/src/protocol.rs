@@ -404,3 +404,18 @@ impl From<rootfs::Error> for Failure {
         Failure::new(kind, error.chain())
     }
 }
+
+impl From<runtime::Error> for Failure {
+    fn from(error: runtime::Error) -> Failure {
+        let kind = match error.kind() {
+            runtime::Kind::NotFound | runtime::Kind::Invalid => FailureKind::Invalid,
+            runtime::Kind::AlreadyExists => FailureKind::Conflict,
+            runtime::Kind::Unsupported => FailureKind::Unsupported,
+            runtime::Kind::Busy => FailureKind::Busy,
+            runtime::Kind::Denied => FailureKind::Denied,
+            runtime::Kind::Timeout => FailureKind::Timeout,
+            runtime::Kind::Internal => FailureKind::Internal,
+        };
+        Failure::new(kind, error.to_string())
+    }
+}

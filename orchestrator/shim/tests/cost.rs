@@ -1,0 +1,47 @@
+//! What a shim costs: milliseconds from spawn to ready, memory with a container running.
+
+mod harness;
+
+use harness::{Pod, id, is_root};
+use std::time::{Duration, Instant};
+
+/// Kilobytes of `field` in /proc/PID/smaps_rollup.
+#[allow(clippy::unwrap_used, reason = "a test helper")]
+fn memory_kb(pid: i32, field: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn root_ten_shims_are_small_and_quick_to_start() {
+    if !is_root() {
+        return;
+    }
+    let mut pods = Vec::new();
+    for number in 0..10 {
+        let (pod, mut client) = Pod::ready();
+        pod.run(&mut client, &id("web", 0), "exec sleep 1000");
+        if number == 0 {
+            println!("first pod runs");
+        }
+        pods.push(pod);
+    }
+    let pids: Vec<i32> = pods.iter().map(|pod| pod.shim.as_ref().unwrap().process.pid).collect();
+    let sum = |field: &str| pids.iter().map(|pid| memory_kb(*pid, field)).sum::<u64>() / pids.len() as u64;
+    let pss = sum("Pss:");
+    println!("per shim: Pss {pss} kB, private dirty {} kB, Rss {} kB", sum("Private_Dirty:"), sum("Rss:"));
+    assert!(pss <= 1024, "a shim uses {pss} kB");
+
+    let mut times: Vec<Duration> = (0..10)
+        .map(|_| {
+            let mut pod = Pod::new();
+            pod.fence();
+            let begin = Instant::now();
+            pod.shim = Some(pod.spawn().unwrap());
+            begin.elapsed()
+        })
+        .collect();
+    times.sort();
+    println!("spawn to ready: median {:?}, slowest {:?}", times[5], times[9]);
+}
