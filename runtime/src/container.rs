@@ -166,6 +166,8 @@ pub fn create(request: CreateRequest) -> Result<Created> {
     let (child, init) = forked;
     let (pid, pidfd) = match child {
         Forked::Child => {
+            // Or the child would hold its own gate open and not see the parent's end close.
+            drop(ours);
             let channel = init.channel;
             end(channel, init.run())
         }

@@ -92,6 +92,8 @@ pub fn exec(request: ExecRequest) -> Result<Executed> {
     })?;
     let (pid, pidfd) = match child {
         Forked::Child => {
+            // Or the child would hold its own channel open and not see the parent's end close.
+            drop(ours);
             let channel = script.channel;
             end(channel, script.run())
         }

@@ -257,7 +257,10 @@ impl Cgroup {
     }
 
     /// The cgroup2 directory, for `CLONE_INTO_CGROUP`.
-    pub(crate) fn dir(&self) -> Result<OwnedFd> {
+    ///
+    /// # Errors
+    /// `NotFound` if it does not exist.
+    pub fn dir(&self) -> Result<OwnedFd> {
         openat(&self.tree.root, &self.path, DIR, Mode::empty())
             .call(|| format!("openat(cgroup2, {:?})", self.path))
     }
