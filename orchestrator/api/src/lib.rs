@@ -14,7 +14,6 @@
 pub mod admission;
 pub mod convert;
 mod defaults;
-pub mod describe;
 pub mod discovery;
 pub mod error;
 pub mod key;

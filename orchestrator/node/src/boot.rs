@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
@@ -42,9 +42,14 @@ impl Yard {
         create_dir(&self.log_dir, 0o755)?;
         let lock = lock(&self.lock_file())?;
         let fresh_boot = self.stamp(&boot_id()?)?;
-        for dir in
-            [self.images_dir(), self.snapshots_dir(), self.volumes_dir(), self.netns_dir(), self.pods_dir()]
-        {
+        for dir in [
+            self.images_dir(),
+            self.snapshots_dir(),
+            self.volumes_dir(),
+            self.netns_dir(),
+            self.pods_dir(),
+            self.ephemeral_dir(),
+        ] {
             create_dir(&dir, 0o700)?;
         }
         Ok(YardLock { _lock: lock, fresh_boot })
@@ -82,7 +87,7 @@ impl Yard {
         match fs::read_to_string(&path) {
             Ok(stamp) if stamp.trim() == boot => return Ok(false),
             Ok(_) => {
-                for dir in [self.pods_dir(), self.netns_dir()] {
+                for dir in [self.pods_dir(), self.netns_dir(), self.ephemeral_dir()] {
                     remove_tree(&dir)?;
                 }
                 remove_file(&self.socket)?;
@@ -121,13 +126,6 @@ pub(crate) fn create_dir(path: &Path, mode: u32) -> Result<()> {
         .mode(mode)
         .create(path)
         .map_err(|error| Error::io(format!("make directory {}", path.display()), error))
-}
-
-/// Makes one directory with exactly this mode, umask or not.
-pub(crate) fn create_dir_mode(path: &Path, mode: u32) -> Result<()> {
-    create_dir(path, mode)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
-        .map_err(|error| Error::io(format!("chmod {mode:o} {}", path.display()), error))
 }
 
 /// Removes a tree; one that is gone already is fine. Never follows links out of it.

@@ -78,6 +78,10 @@ pub struct Desired {
     pub pod_ip: Option<Ipv4Addr>,
     /// Claims whose volumes it holds while any of its processes may run.
     pub claims: Vec<String>,
+    /// How long a container may take to end after SIGTERM.
+    pub grace: Duration,
+    /// The API says that it has run its course: it is never started again.
+    pub finished: bool,
     /// Pause before each step.
     pub step_mode: bool,
 }
@@ -124,6 +128,12 @@ impl Desired {
                 .unwrap_or(Duration::from_secs(10)),
             pod_ip: pod.get_str("status.podIP").and_then(|ip| ip.parse().ok()),
             claims,
+            grace: Duration::from_secs(
+                pod.get_i64("spec.terminationGracePeriodSeconds")
+                    .and_then(|secs| secs.try_into().ok())
+                    .unwrap_or(30),
+            ),
+            finished: matches!(pod.get_str("status.phase"), Some("Succeeded" | "Failed")),
             step_mode: pod.annotation(STEP_ANNOTATION) == Some("true"),
         }
     }

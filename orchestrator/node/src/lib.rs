@@ -13,10 +13,24 @@
 
 pub mod boot;
 pub mod desired;
+pub mod env;
 pub mod error;
+pub mod exec;
+pub mod fault;
+pub mod files;
+pub mod gate;
+pub mod host;
+pub mod journal;
 pub mod observed;
 pub mod plan;
+pub mod pod;
+pub mod probe;
+pub mod record;
+pub mod shim_client;
+pub mod spec;
 pub mod status;
+pub mod volumes;
+pub mod worker;
 pub mod yard;
 
 pub use error::{Error, Kind, Result};

@@ -20,6 +20,18 @@ pub enum Shim {
     Dead,
 }
 
+/// The pod's volumes.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub enum Volumes {
+    /// None was made or held.
+    #[default]
+    None,
+    /// Making or letting go has begun.
+    Partial,
+    /// All are prepared and, where claimed, held for this pod.
+    Ready,
+}
+
 /// What is there of one pod.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Observed {
@@ -29,8 +41,8 @@ pub struct Observed {
     pub cgroups: bool,
     /// Some process runs in the pod's cgroup. cgroup.events(`populated`).
     pub populated: bool,
-    /// The volumes are prepared and, where claimed, held for this pod.
-    pub volumes: bool,
+    /// Its volumes.
+    pub volumes: Volumes,
     /// The node's end of its link exists.
     pub link: bool,
     /// Writable layers of its containers exist.
@@ -51,7 +63,7 @@ impl Observed {
     pub fn holds_anything(&self) -> bool {
         self.cgroups
             || self.populated
-            || self.volumes
+            || self.volumes != Volumes::None
             || self.link
             || self.snapshots
             || self.shim != Shim::Absent
@@ -67,6 +79,8 @@ pub struct Attempt {
     pub state: State,
     /// SIGTERM was sent to it for this stop.
     pub term_sent: bool,
+    /// When its liveness or startup probe gave it up.
+    pub unhealthy_since: Option<Timestamp>,
     /// The shim knows it no more: its cgroup and writable layer may be gone too.
     pub deleted: bool,
     /// Digest of the image it runs from.

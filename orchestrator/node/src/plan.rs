@@ -4,10 +4,10 @@
 //! start     record ─ cgroups ─ volumes ─ shim ─ network ─┬─ prepare ─ create ─ start   container a
 //!                                                        └─ prepare ─ create ─ start   container b
 //! restart   delete-container ─ prepare ─ create ─ start                   after its back-off
-//! lost      fence ─ detach ─ record-lost                                  the shim died: pod death
+//! lost      fence ─ bury ─ detach ─ delete-container…                      the shim died: pod death
 //! stop      terminate … kill                                              until all have ended
-//! teardown  delete-container… ─ shutdown-shim ─ fence ─ detach ─ remove-cgroups ─ remove-snapshots
-//!           ─ remove-volumes ─ unrecord ─ finish
+//! teardown  delete-container… ─ shutdown-shim ─ fence ─ bury ─ detach ─ remove-cgroups
+//!           ─ remove-snapshots ─ remove-volumes ─ unrecord ─ finish
 //! ```
 //!
 //! Every step is idempotent, and leaves a legal world if nothing follows it. The order is the law: the
@@ -18,7 +18,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::desired::{Container, Desired, RestartPolicy, Role, Wanted};
-use crate::observed::{Attempt, Exit, Observed, Shim, State};
+use crate::observed::{Attempt, Exit, Observed, Shim, State, Volumes};
 
 /// The longest pause between two restarts.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
@@ -46,6 +46,10 @@ pub enum Step {
     Create(Run),
     /// Let its process run.
     Start(Run),
+    /// Send SIGTERM to a run that its liveness or startup probe gave up.
+    TerminateContainer(Run),
+    /// Send SIGKILL to it.
+    KillContainer(Run),
     /// Send SIGTERM to what runs.
     Terminate,
     /// Send SIGKILL to what runs.
@@ -56,8 +60,8 @@ pub enum Step {
     ShutdownShim,
     /// Kill the pod's cgroup and see it empty.
     Fence,
-    /// Write down runs whose end nobody saw.
-    RecordLost,
+    /// Write down that the shim is gone, and runs whose end nobody saw.
+    Bury,
     /// Take its link and address from the node.
     Detach,
     /// Remove its cgroups.
@@ -102,12 +106,14 @@ impl Step {
             Step::Prepare(_) => "prepare",
             Step::Create(_) => "create",
             Step::Start(_) => "start",
+            Step::TerminateContainer(_) => "terminate-container",
+            Step::KillContainer(_) => "kill-container",
             Step::Terminate => "terminate",
             Step::Kill => "kill",
             Step::DeleteContainer(_) => "delete-container",
             Step::ShutdownShim => "shutdown-shim",
             Step::Fence => "fence",
-            Step::RecordLost => "record-lost",
+            Step::Bury => "bury",
             Step::Detach => "detach",
             Step::RemoveCgroups => "remove-cgroups",
             Step::RemoveSnapshots => "remove-snapshots",
@@ -120,9 +126,12 @@ impl Step {
     /// The run it is about, if it is about one.
     pub fn run(&self) -> Option<&Run> {
         match self {
-            Step::Prepare(run) | Step::Create(run) | Step::Start(run) | Step::DeleteContainer(run) => {
-                Some(run)
-            }
+            Step::Prepare(run)
+            | Step::Create(run)
+            | Step::Start(run)
+            | Step::TerminateContainer(run)
+            | Step::KillContainer(run)
+            | Step::DeleteContainer(run) => Some(run),
             _ => None,
         }
     }
@@ -159,12 +168,16 @@ impl Step {
                 "clone3 into the container's cgroup; join the pod's namespaces; mount, pivot_root, drop privileges"
             }
             Step::Start(_) => "release the waiting process: execve",
+            Step::TerminateContainer(_) => "pidfd_send_signal(SIGTERM) to the container's first process",
+            Step::KillContainer(_) => "write 1 to the container's cgroup.kill",
             Step::Terminate => "pidfd_send_signal(SIGTERM) to each container's first process",
-            Step::Kill => "pidfd_send_signal(SIGKILL) to each container's first process",
+            Step::Kill => "write 1 to each container's cgroup.kill",
             Step::DeleteContainer(_) => "reap; rmdir the container's cgroup; remove its writable layer",
             Step::ShutdownShim => "ask the shim to exit: the last holder of the pod's namespaces lets go",
             Step::Fence => "write 1 to cgroup.kill; see `populated 0` in cgroup.events",
-            Step::RecordLost => "write ContainerStatusUnknown for runs whose end nobody saw",
+            Step::Bury => {
+                "note that the shim is gone, and ContainerStatusUnknown for runs whose end nobody saw"
+            }
             Step::Detach => "delete the node's end of the veth pair: address and route go with it",
             Step::RemoveCgroups => "rmdir the pod's cgroups in every hierarchy",
             Step::RemoveSnapshots => "remove upper and work directories",
@@ -203,10 +216,8 @@ impl Plan {
 pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
     match desired.wanted {
         Wanted::Present if observed.shim == Shim::Dead => lost(observed),
-        Wanted::Present => match outcome(desired, observed) {
-            Some(_) => release(observed),
-            None => start(desired, observed, now),
-        },
+        Wanted::Present if desired.finished || outcome(desired, observed).is_some() => release(observed),
+        Wanted::Present => start(desired, observed, now),
         Wanted::Stopping { kill_at } => stop(desired, observed, kill_at, now),
         Wanted::Gone => stop(desired, observed, now, now),
     }
@@ -288,7 +299,7 @@ fn start(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
     };
     need(!observed.recorded, Step::Record);
     need(!observed.cgroups, Step::Cgroups);
-    need(!observed.volumes, Step::Volumes);
+    need(observed.volumes != Volumes::Ready, Step::Volumes);
     need(observed.shim == Shim::Absent, Step::Shim);
     need(observed.shim != Shim::Alive { set_up: true }, Step::Network);
     for container in &desired.containers {
@@ -300,7 +311,9 @@ fn start(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
                 run_container(container, desired, observed, now, &mut plan);
                 return plan;
             }
-            (Role::Sidecar, Some(State::Running { .. })) => continue,
+            (Role::Sidecar, Some(State::Running { .. })) => {
+                run_container(container, desired, observed, now, &mut plan);
+            }
             (Role::Sidecar, Some(State::Exited(_))) if main_ran(desired, observed) => {
                 run_container(container, desired, observed, now, &mut plan);
             }
@@ -337,7 +350,19 @@ fn run_container(
     match &last.state {
         State::Recorded => plan.steps.extend(from_scratch(last.number)),
         State::Created => plan.steps.push(Step::Start(run(last.number))),
-        State::Running { .. } => {}
+        State::Running { .. } => {
+            let Some(since) = last.unhealthy_since else { return };
+            let kill_at = since.saturating_add(desired.grace).unwrap_or(Timestamp::MAX);
+            if now >= kill_at {
+                plan.steps.push(Step::KillContainer(run(last.number)));
+                plan.wake(now.saturating_add(KILL_RETRY).unwrap_or(Timestamp::MAX));
+            } else {
+                if !last.term_sent {
+                    plan.steps.push(Step::TerminateContainer(run(last.number)));
+                }
+                plan.wake(kill_at);
+            }
+        }
         State::Exited(exit) if restarts(container, exit) => {
             let due = restart_at(attempts, exit, desired.backoff_base);
             if due > now {
@@ -355,7 +380,7 @@ fn run_container(
 
 /// The shim died, and the pod with it. What follows is a fresh start.
 fn lost(observed: &Observed) -> Plan {
-    let mut steps = vec![Step::Fence, Step::RecordLost];
+    let mut steps = vec![Step::Fence, Step::Bury];
     if observed.link {
         steps.push(Step::Detach);
     }
@@ -416,10 +441,11 @@ fn release(observed: &Observed) -> Plan {
         }
     };
     need(observed.holds_anything(), Step::Fence);
+    need(observed.shim != Shim::Absent, Step::Bury);
     need(observed.link, Step::Detach);
     need(observed.cgroups, Step::RemoveCgroups);
     need(observed.snapshots, Step::RemoveSnapshots);
-    need(observed.volumes, Step::RemoveVolumes);
+    need(observed.volumes != Volumes::None, Step::RemoveVolumes);
     Plan { steps, wake_at: None }
 }
 

@@ -22,6 +22,8 @@ fn desired(policy: RestartPolicy, mains: &[&str]) -> Desired {
         backoff_base: Duration::from_secs(10),
         pod_ip: None,
         claims: vec![],
+        grace: Duration::from_secs(30),
+        finished: false,
         step_mode: false,
     }
 }
@@ -31,7 +33,7 @@ fn up() -> Observed {
         recorded: true,
         cgroups: true,
         populated: true,
-        volumes: true,
+        volumes: Volumes::Ready,
         link: true,
         snapshots: true,
         shim: Shim::Alive { set_up: true },
@@ -40,7 +42,14 @@ fn up() -> Observed {
 }
 
 fn attempt(number: u32, state: State) -> Attempt {
-    Attempt { number, state, term_sent: false, deleted: false, image_id: String::new() }
+    Attempt {
+        number,
+        state,
+        term_sent: false,
+        unhealthy_since: None,
+        deleted: false,
+        image_id: String::new(),
+    }
 }
 
 fn running() -> State {
@@ -105,7 +114,7 @@ fn a_crash_between_any_two_steps_goes_on_from_there() {
         None,
     );
     seen.cgroups = true;
-    seen.volumes = true;
+    seen.volumes = Volumes::Ready;
     seen.shim = Shim::Alive { set_up: false };
     check(&want, &seen, 0, &["network", "prepare a.0", "create a.0", "start a.0"], None);
     seen.shim = Shim::Alive { set_up: true };
@@ -126,6 +135,7 @@ fn restarts_follow_policy_and_backoff() {
         "delete-container a.0",
         "shutdown-shim",
         "fence",
+        "bury",
         "detach",
         "remove-cgroups",
         "remove-snapshots",
@@ -198,6 +208,7 @@ fn stopping_asks_then_kills_then_takes_away() {
         "delete-container a.0",
         "shutdown-shim",
         "fence",
+        "bury",
         "detach",
         "remove-cgroups",
         "remove-snapshots",
@@ -234,7 +245,7 @@ fn the_death_of_the_shim_is_the_death_of_the_pod() {
         &desired(RestartPolicy::Always, &["a"]),
         &seen,
         0,
-        &["fence", "record-lost", "detach", "delete-container a.0"],
+        &["fence", "bury", "detach", "delete-container a.0"],
         None,
     );
     // Even a stopping pod's processes are fenced before anything is let go.
@@ -260,4 +271,22 @@ fn init_containers_run_one_after_the_other() {
     want.containers[0].restart = RestartPolicy::Never;
     let seen = with(up(), "i", vec![attempt(0, exited(2, 0, 1))]);
     assert_eq!(outcome(&want, &seen), Some(Outcome::Failed));
+}
+
+#[test]
+fn an_unhealthy_container_is_asked_then_killed() {
+    let want = desired(RestartPolicy::Always, &["a"]);
+    let mut seen = with(up(), "a", vec![attempt(0, running())]);
+    seen.attempts.get_mut("a").unwrap()[0].unhealthy_since = Some(at(5));
+    check(&want, &seen, 5, &["terminate-container a.0"], Some(35));
+    seen.attempts.get_mut("a").unwrap()[0].term_sent = true;
+    check(&want, &seen, 6, &[], Some(35));
+    check(&want, &seen, 35, &["kill-container a.0"], Some(36));
+}
+
+#[test]
+fn what_the_api_calls_finished_is_never_started() {
+    let mut want = desired(RestartPolicy::Never, &["a"]);
+    want.finished = true;
+    check(&want, &Observed::default(), 0, &[], None);
 }

@@ -16,7 +16,7 @@ fn pod(policy: &str) -> Object {
 }
 
 fn attempt(number: u32, state: State) -> Attempt {
-    Attempt { number, state, term_sent: false, deleted: false, image_id: "i@1".into() }
+    Attempt { number, state, term_sent: false, unhealthy_since: None, deleted: false, image_id: "i@1".into() }
 }
 
 fn running() -> State {

@@ -1,7 +1,7 @@
 //! A yard: one Podyard on this host, and every path and kernel name it uses.
 //!
 //! ```text
-//! <data>  /var/lib/podyard   .podyard (mark)  store/ images/ snapshots/ volumes/
+//! <data>  /var/lib/podyard   .podyard (mark)  store/ images/ snapshots/ volumes/ ephemeral/<uid>/<emptyDir>/
 //! <run>   /run/podyard       .podyard (mark)  lock boot-id podyard.sock  netns/  pods/<uid>/
 //! <logs>  /var/log/pods      <namespace>_<pod>_<uid>/{.podyard, <container>/<attempt>.log}
 //! cgroup  /podyard           pods/pod<uid>/<container>.<attempt>   shims/<uid>
@@ -182,6 +182,11 @@ impl Yard {
         self.data_dir.join("volumes")
     }
 
+    /// The emptyDirs of all pods: on disk, because the run directory may be memory.
+    pub fn ephemeral_dir(&self) -> PathBuf {
+        self.data_dir.join("ephemeral")
+    }
+
     /// Namespace pins.
     pub fn netns_dir(&self) -> PathBuf {
         self.run_dir.join("netns")
@@ -211,6 +216,7 @@ impl Yard {
     pub fn pod(&self, uid: &str) -> PodPaths {
         PodPaths {
             dir: self.pods_dir().join(uid),
+            ephemeral: self.ephemeral_dir().join(uid),
             uid: uid.into(),
             cgroup_parent: self.cgroup_parent.clone(),
         }
@@ -241,12 +247,14 @@ impl Yard {
 ///
 /// ```text
 /// <run>/pods/<uid>/  pod.json  shim.sock  shim.lock  files/{hosts,hostname,resolv.conf}
-///                    exits/<container>.<attempt>.json  volumes/<emptyDir>/  trace.json
+///                    runs/<container>.<attempt>.json  exits/<container>.<attempt>.json
+///                    shm/  trace.json
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PodPaths {
     /// `<run>/pods/<uid>`, mode 0700.
     pub dir: PathBuf,
+    ephemeral: PathBuf,
     uid: String,
     cgroup_parent: String,
 }
@@ -267,6 +275,11 @@ impl PodPaths {
         self.dir.join("exits")
     }
 
+    /// What was begun: `<container>.<attempt>.json`.
+    pub fn runs_dir(&self) -> PathBuf {
+        self.dir.join("runs")
+    }
+
     /// Generated files that containers see: hosts, hostname, resolv.conf.
     pub fn files_dir(&self) -> PathBuf {
         self.dir.join("files")
@@ -274,7 +287,12 @@ impl PodPaths {
 
     /// The pod's emptyDir volumes.
     pub fn volumes_dir(&self) -> PathBuf {
-        self.dir.join("volumes")
+        self.ephemeral.clone()
+    }
+
+    /// The tmpfs that its containers share as /dev/shm.
+    pub fn shm_dir(&self) -> PathBuf {
+        self.dir.join("shm")
     }
 
     /// The last steps taken, so that they can be read after a restart of the daemon.
@@ -295,6 +313,16 @@ impl PodPaths {
     /// The shim's cgroup.
     pub fn shim_cgroup(&self) -> String {
         format!("{}/shims/{}", self.cgroup_parent, self.uid)
+    }
+
+    /// The key of one run's writable layer.
+    pub fn snapshot(&self, container: &str, attempt: u32) -> String {
+        format!("{}.{container}.{attempt}", self.uid)
+    }
+
+    /// The pod's uid.
+    pub fn uid(&self) -> &str {
+        &self.uid
     }
 
     /// The node's end of the pod's veth pair: 9 bytes of the 15 that the kernel allows.

@@ -1,0 +1,115 @@
+//! Faults for tests: `PODYARD_FAULT=start:3:kill-daemon` does that before the third step of starting a pod.
+//!
+//! Inert unless the variable is set when the daemon starts. `verb:number:action[:after]`, with verb `start` or
+//! `delete`, the number counted per pod and verb from 1, and action `kill-daemon`, `kill-shim`, `kill-both` or
+//! `kill-containers`. It strikes once.
+
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, Kind, Result};
+use crate::plan::Verb;
+
+/// The variable.
+pub const VARIABLE: &str = "PODYARD_FAULT";
+
+/// What is struck.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// This process, by SIGKILL.
+    KillDaemon,
+    /// The pod's shim.
+    KillShim,
+    /// Both.
+    KillBoth,
+    /// The processes of the pod's containers.
+    KillContainers,
+}
+
+/// On which side of the step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moment {
+    /// It was not begun.
+    Before,
+    /// It is done.
+    After,
+}
+
+/// A fault aimed at one step.
+#[derive(Debug)]
+pub struct Fault {
+    verb: Verb,
+    number: u32,
+    action: Action,
+    moment: Moment,
+    struck: AtomicBool,
+}
+
+impl Fault {
+    /// The fault in the environment, if there is one.
+    ///
+    /// # Errors
+    /// `Invalid` for one that cannot be read.
+    pub fn from_environment() -> Result<Option<Fault>> {
+        std::env::var(VARIABLE).ok().filter(|text| !text.is_empty()).map(|text| text.parse()).transpose()
+    }
+
+    /// What to do at this moment, if it is the one.
+    pub fn strike(&self, verb: Verb, number: u32, moment: Moment) -> Option<Action> {
+        let here = (self.verb, self.number, self.moment) == (verb, number, moment);
+        (here && !self.struck.swap(true, Ordering::Relaxed)).then_some(self.action)
+    }
+}
+
+impl FromStr for Fault {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Fault> {
+        let refuse =
+            || Error::new(Kind::Invalid, format!("{VARIABLE}={text}: not verb:number:action[:after]"));
+        let mut parts = text.split(':');
+        let verb = match parts.next() {
+            Some("start") => Verb::Start,
+            Some("delete") => Verb::Delete,
+            _ => return Err(refuse()),
+        };
+        let number = parts.next().and_then(|number| number.parse().ok()).ok_or_else(refuse)?;
+        let action = match parts.next() {
+            Some("kill-daemon") => Action::KillDaemon,
+            Some("kill-shim") => Action::KillShim,
+            Some("kill-both") => Action::KillBoth,
+            Some("kill-containers") => Action::KillContainers,
+            _ => return Err(refuse()),
+        };
+        let moment = match (parts.next(), parts.next()) {
+            (None, _) | (Some("before"), None) => Moment::Before,
+            (Some("after"), None) => Moment::After,
+            _ => return Err(refuse()),
+        };
+        Ok(Fault { verb, number, action, moment, struck: AtomicBool::new(false) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_strikes_once_where_it_is_aimed() {
+        let fault: Fault = "start:3:kill-shim:after".parse().unwrap();
+        assert_eq!(fault.strike(Verb::Start, 3, Moment::Before), None);
+        assert_eq!(fault.strike(Verb::Delete, 3, Moment::After), None);
+        assert_eq!(fault.strike(Verb::Start, 3, Moment::After), Some(Action::KillShim));
+        assert_eq!(fault.strike(Verb::Start, 3, Moment::After), None);
+        for bad in [
+            "",
+            "start",
+            "start:x:kill-shim",
+            "start:1:explode",
+            "stop:1:kill-shim",
+            "start:1:kill-shim:then",
+        ] {
+            assert!(bad.parse::<Fault>().is_err(), "{bad}");
+        }
+    }
+}

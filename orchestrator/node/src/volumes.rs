@@ -1,0 +1,317 @@
+//! A pod's volumes: emptyDir, hostPath and claims; and the one law about claims.
+//!
+//! ```text
+//! hold      claim.annotations[podyard.io/holder] = pod uid, at the claim's resource version: one writer wins
+//!           <volumes>/<handle>/claim.json          = claim uid and epoch, durable: an older epoch is refused
+//! use       only then are containers made
+//! let go    only after the pod's cgroup was seen empty
+//! ```
+//!
+//! A holder that is no more (its record and its cgroup are gone from this host) is proved dead by that: on one
+//! kernel nothing of it can run. Its claims may be taken over.
+
+use std::path::{Path, PathBuf};
+
+use api::{Key, Object};
+use rootfs::volume::BindAccess;
+use rootfs::{Claim, Medium};
+use serde_json::Value;
+use shim::protocol::VolumeMount;
+
+use crate::error::{Error, Kind, Result};
+use crate::host::{Host, blocking, from_api, from_rootfs, from_runtime};
+use crate::record::Held;
+use crate::yard::PodPaths;
+
+/// Which pod, by uid, holds a claim.
+pub const HOLDER_ANNOTATION: &str = "podyard.io/holder";
+/// Counts the incarnations that held a claim.
+pub const EPOCH_ANNOTATION: &str = "podyard.io/epoch";
+/// The driver of volumes on this host.
+pub const DRIVER: &str = "podyard.io/host";
+/// Bytes of the shared /dev/shm.
+const SHM_BYTES: u64 = 64 << 20;
+
+/// Prepares every volume of a pod whose claims are held. Idempotent. Answers what was done.
+///
+/// # Errors
+/// What the disk or the API says, under Kubernetes' word for it.
+pub async fn prepare(host: &Host, pod: &Object, paths: &PodPaths) -> Result<Vec<String>> {
+    let mut effects = Vec::new();
+    let shm = paths.shm_dir();
+    rootfs::volume::ensure_empty_dir(&shm, Medium::Memory { size_bytes: SHM_BYTES }).map_err(from_rootfs)?;
+    effects.push(format!("mount(tmpfs, {}) for /dev/shm", shm.display()));
+    for volume in pod.get_array("spec.volumes") {
+        let name = volume["name"].as_str().unwrap_or("");
+        let source = source(host, pod, paths, volume).await?;
+        match volume.get("emptyDir") {
+            Some(empty) => {
+                let medium = medium(empty);
+                rootfs::volume::ensure_empty_dir(&source, medium).map_err(from_rootfs)?;
+                effects.push(format!("emptyDir {name}: {medium:?} at {}", source.display()));
+            }
+            None => effects.push(format!("volume {name}: {}", source.display())),
+        }
+    }
+    Ok(effects)
+}
+
+/// Takes every claim of a pod for it. What is held already stays.
+///
+/// # Errors
+/// `Busy` while a claim is unbound, or another pod holds it and may still run.
+pub async fn hold(host: &Host, pod: &Object) -> Result<Vec<Held>> {
+    let mut held = Vec::new();
+    for name in claim_names(pod) {
+        let key = Key::core("persistentvolumeclaims", pod.namespace(), name.clone());
+        let mut claim = host.upstream.get(key.clone()).await.map_err(|error| config(from_api(error)))?;
+        if claim.get_str("status.phase") != Some("Bound") {
+            return Err(config(Error::new(Kind::Busy, format!("claim {name} is not bound yet"))));
+        }
+        match claim.annotation(HOLDER_ANNOTATION).filter(|holder| !holder.is_empty()) {
+            Some(holder) if holder == pod.uid() => {}
+            Some(holder) if may_run(host, holder)? => {
+                let text = format!("claim {name} is held by pod {holder}, which is not proved to be gone");
+                return Err(config(Error::new(Kind::Busy, text)));
+            }
+            _ => {
+                let epoch = epoch(&claim) + 1;
+                let mut annotations = Value::Object(claim.annotations().clone());
+                annotations[HOLDER_ANNOTATION] = pod.uid().into();
+                annotations[EPOCH_ANNOTATION] = epoch.to_string().into();
+                claim.set("metadata.annotations", annotations);
+                claim = host.upstream.update(claim).await.map_err(|error| config(from_api(error)))?;
+            }
+        }
+        held.push(Held { claim: name, uid: claim.uid().to_owned() });
+    }
+    Ok(held)
+}
+
+/// Lets a claim go, if it is still the one that was held and nobody else took it. The caller has seen the pod's
+/// cgroup empty.
+///
+/// # Errors
+/// What the API says; the caller tries again.
+pub async fn let_go(host: &Host, namespace: &str, uid: &str, held: &Held) -> Result<()> {
+    let key = Key::core("persistentvolumeclaims", namespace, held.claim.clone());
+    let mut claim = match host.upstream.get(key).await {
+        Ok(claim) => claim,
+        Err(error) if error.kind() == api::Kind::NotFound => return Ok(()),
+        Err(error) => return Err(from_api(error)),
+    };
+    if claim.uid() != held.uid || claim.annotation(HOLDER_ANNOTATION) != Some(uid) {
+        return Ok(());
+    }
+    let mut annotations = claim.annotations().clone();
+    annotations.remove(HOLDER_ANNOTATION);
+    claim.set("metadata.annotations", Value::Object(annotations));
+    match host.upstream.update(claim).await {
+        Err(error) if error.kind() == api::Kind::NotFound => Ok(()),
+        other => other.map(|_| ()).map_err(from_api),
+    }
+}
+
+/// Removes the pod's own volumes. The caller has seen the pod's cgroup empty.
+///
+/// # Errors
+/// The first that failed; the others were tried.
+pub fn remove(paths: &PodPaths) -> Result<()> {
+    let mut outcome = rootfs::volume::remove_empty_dir(&paths.shm_dir()).map_err(from_rootfs);
+    if let Ok(entries) = std::fs::read_dir(paths.volumes_dir()) {
+        for entry in entries.flatten() {
+            outcome = outcome.and(rootfs::volume::remove_empty_dir(&entry.path()).map_err(from_rootfs));
+        }
+    }
+    outcome.and_then(|()| crate::boot::remove_tree(&paths.volumes_dir()))
+}
+
+/// Everything that one container mounts, in order.
+///
+/// # Errors
+/// `Invalid` for a mount of an unknown volume; what [`prepare`] says.
+pub async fn mounts(
+    host: &Host,
+    pod: &Object,
+    container: &Value,
+    paths: &PodPaths,
+) -> Result<Vec<VolumeMount>> {
+    let files = paths.files_dir();
+    let mount = |source: PathBuf, destination: &str| VolumeMount {
+        source,
+        sub_path: None,
+        destination: destination.into(),
+        access: BindAccess::ReadWrite,
+    };
+    let mut mounts = vec![
+        mount(paths.shm_dir(), "/dev/shm"),
+        mount(files.join("hosts"), "/etc/hosts"),
+        mount(files.join("hostname"), "/etc/hostname"),
+        mount(files.join("resolv.conf"), "/etc/resolv.conf"),
+    ];
+    for wish in container["volumeMounts"].as_array().into_iter().flatten() {
+        let name = wish["name"].as_str().unwrap_or("");
+        let volume =
+            pod.get_array("spec.volumes").iter().find(|volume| volume["name"] == name).ok_or_else(|| {
+                config(Error::new(Kind::Invalid, format!("volumeMount {name}: no such volume")))
+            })?;
+        let claim_read_only = volume["persistentVolumeClaim"]["readOnly"] == true;
+        let read_only = wish["readOnly"] == true || claim_read_only;
+        let destination = wish["mountPath"].as_str().unwrap_or("");
+        mounts.retain(|mount| mount.destination != Path::new(destination));
+        mounts.push(VolumeMount {
+            source: source(host, pod, paths, volume).await?,
+            sub_path: wish["subPath"].as_str().filter(|path| !path.is_empty()).map(PathBuf::from),
+            destination: destination.into(),
+            access: if read_only { BindAccess::ReadOnly } else { BindAccess::ReadWrite },
+        });
+    }
+    Ok(mounts)
+}
+
+/// Names of the claims that a pod uses.
+fn claim_names(pod: &Object) -> Vec<String> {
+    let volumes = pod.get_array("spec.volumes").iter();
+    volumes
+        .filter_map(|volume| volume["persistentVolumeClaim"]["claimName"].as_str().map(str::to_owned))
+        .collect()
+}
+
+fn epoch(claim: &Object) -> u64 {
+    claim.annotation(EPOCH_ANNOTATION).and_then(|epoch| epoch.parse().ok()).unwrap_or(0)
+}
+
+/// Whether anything of the pod with this uid may still run on this host.
+fn may_run(host: &Host, uid: &str) -> Result<bool> {
+    if uid.is_empty() || uid.contains(['/', '.']) {
+        return Ok(false);
+    }
+    let paths = host.yard.pod(uid);
+    let populated =
+        |path: &str| host.cgroup(path).and_then(|cgroup| cgroup.populated().map_err(from_runtime));
+    Ok(paths.record().exists() || populated(&paths.cgroup())? || populated(&paths.shim_cgroup())?)
+}
+
+fn config(error: Error) -> Error {
+    error.reason("ContainerCreating")
+}
+
+fn medium(empty: &Value) -> Medium {
+    let size = empty["sizeLimit"].as_str().and_then(|text| api::quantity::parse_bytes(text).ok());
+    match empty["medium"].as_str() {
+        Some("Memory") => Medium::Memory { size_bytes: size.unwrap_or(0) },
+        _ => Medium::Disk,
+    }
+}
+
+/// Where a volume's data is on this host.
+async fn source(host: &Host, pod: &Object, paths: &PodPaths, volume: &Value) -> Result<PathBuf> {
+    let name = volume["name"].as_str().unwrap_or("");
+    if volume.get("emptyDir").is_some() {
+        return Ok(paths.volumes_dir().join(name));
+    }
+    if let Some(path) = volume["hostPath"]["path"].as_str() {
+        return host_path(Path::new(path), volume["hostPath"]["type"].as_str().unwrap_or(""));
+    }
+    if let Some(claim) = volume["persistentVolumeClaim"]["claimName"].as_str() {
+        return claimed(host, pod, claim).await;
+    }
+    Err(config_error(format!(
+        "volume {name}: only emptyDir, hostPath and persistentVolumeClaim are supported"
+    )))
+}
+
+fn config_error(text: String) -> Error {
+    Error::new(Kind::Invalid, text).reason("CreateContainerConfigError")
+}
+
+/// Checks, or makes, what a hostPath volume asks for. Source: Kubernetes, "Volumes", hostPath types.
+fn host_path(path: &Path, kind: &str) -> Result<PathBuf> {
+    use std::os::unix::fs::FileTypeExt;
+    let what = || format!("hostPath {}", path.display());
+    if !path.is_absolute() || path.components().any(|part| part == std::path::Component::ParentDir) {
+        return Err(config_error(format!("{} is not an absolute path without \"..\"", what())));
+    }
+    match kind {
+        "DirectoryOrCreate" => crate::boot::create_dir(path, 0o755)?,
+        "FileOrCreate" if !path.exists() => {
+            std::fs::write(path, []).map_err(|error| Error::io(what(), error))?;
+        }
+        _ => {}
+    }
+    let found = std::fs::metadata(path).map_err(|error| config(Error::io(what(), error)))?.file_type();
+    let fits = match kind {
+        "" => true,
+        "Directory" | "DirectoryOrCreate" => found.is_dir(),
+        "File" | "FileOrCreate" => found.is_file(),
+        "Socket" => found.is_socket(),
+        "CharDevice" => found.is_char_device(),
+        "BlockDevice" => found.is_block_device(),
+        other => return Err(config_error(format!("{}: no type {other:?}", what()))),
+    };
+    if fits {
+        Ok(path.to_owned())
+    } else {
+        Err(config(Error::new(Kind::Conflict, format!("{} is not a {kind}", what()))))
+    }
+}
+
+/// The data directory behind a claim that this pod holds.
+async fn claimed(host: &Host, pod: &Object, name: &str) -> Result<PathBuf> {
+    let get = |key| async { host.upstream.get(key).await.map_err(|error| config(from_api(error))) };
+    let claim = get(Key::core("persistentvolumeclaims", pod.namespace(), name)).await?;
+    if claim.annotation(HOLDER_ANNOTATION) != Some(pod.uid()) {
+        return Err(config(Error::new(Kind::Conflict, format!("claim {name} is not held by this pod"))));
+    }
+    let volume_name = claim.get_str("spec.volumeName").unwrap_or("").to_owned();
+    let volume = get(Key::core("persistentvolumes", "", volume_name.clone())).await?;
+    if volume.get_str("spec.claimRef.uid") != Some(claim.uid()) {
+        let text = format!("volume {volume_name} does not belong to claim {name} ({})", claim.uid());
+        return Err(config(Error::new(Kind::Conflict, text)));
+    }
+    if let Some(path) = volume.get_str("spec.local.path") {
+        return host_path(Path::new(path), "Directory");
+    }
+    if let Some(path) = volume.get_str("spec.hostPath.path") {
+        return host_path(Path::new(path), volume.get_str("spec.hostPath.type").unwrap_or(""));
+    }
+    if volume.get_str("spec.csi.driver") != Some(DRIVER) {
+        return Err(config_error(format!(
+            "volume {volume_name} is neither local, hostPath nor of driver {DRIVER}"
+        )));
+    }
+    let handle = volume.get_str("spec.csi.volumeHandle").unwrap_or(&volume_name).to_owned();
+    let owner = Claim { uid: claim.uid().to_owned(), epoch: epoch(&claim) };
+    let volumes = host.volumes.clone();
+    blocking(move || volumes.ensure(&handle, &owner).map_err(from_rootfs)).await.map_err(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn media() {
+        for (empty, expect) in [
+            (json!({}), Medium::Disk),
+            (json!({"medium": "Memory"}), Medium::Memory { size_bytes: 0 }),
+            (json!({"medium": "Memory", "sizeLimit": "1Mi"}), Medium::Memory { size_bytes: 1 << 20 }),
+        ] {
+            assert_eq!(medium(&empty), expect);
+        }
+    }
+
+    #[test]
+    fn host_paths_are_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        assert!(host_path(&at("d"), "Directory").is_err());
+        assert!(host_path(&at("d"), "DirectoryOrCreate").is_ok());
+        assert!(host_path(&at("d"), "File").is_err());
+        assert!(host_path(&at("f"), "FileOrCreate").is_ok());
+        assert!(host_path(&at("f"), "").is_ok());
+        assert!(host_path(Path::new("relative"), "").is_err());
+        assert!(host_path(Path::new("/a/../b"), "").is_err());
+    }
+}
