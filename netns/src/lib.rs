@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod conntrack;
 pub mod error;
 pub mod ipam;
 pub mod link;
@@ -30,6 +31,7 @@ pub mod pod;
 pub mod route;
 pub mod service;
 
+pub use conntrack::Conntrack;
 pub use error::{Error, Errors, Kind, Result};
 pub use ipam::{Cidr, Pool};
 pub use namespace::Namespace;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::{Server, Yard, ask, net, pod_address, root};
 use netns::nft::Kernel;
-use netns::{Endpoint, Kind, Namespace, Outcome, Protocol, ServiceTable, Services, VirtualPort};
+use netns::{Conntrack, Endpoint, Kind, Namespace, Outcome, Protocol, ServiceTable, Services, VirtualPort};
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
@@ -259,4 +259,42 @@ fn root_rules_stay_readable_by_nft() {
     let status = other.run(|| Command::new("nft").arg("-f").arg(&file).status().unwrap()).unwrap();
     std::fs::remove_file(&file).unwrap();
     assert!(status.success());
+}
+
+/// A UDP client that keeps its socket follows a change of endpoints; its other flows stay.
+#[test]
+fn root_udp_flows_to_removed_endpoints_are_forgotten() {
+    if !root() {
+        return;
+    }
+    let yard = Yard::new(3);
+    let udp = |port| VirtualPort { protocol: Protocol::Udp, ..tcp(port) };
+    let server = |pod: u32| {
+        let socket = yard.pods[pod as usize].udp((pod_address(pod), 8080).into()).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        socket
+    };
+    let (one, two) = (server(1), server(2));
+    let mut table = table(&yard);
+    let mut conntrack = Conntrack::open(yard.node.namespace()).unwrap();
+    // Two sockets: two flows from one port to one endpoint would differ in their translated source port.
+    let clients = [4000, 4001].map(|port| yard.pods[0].udp((pod_address(0), port).into()).unwrap());
+    let receives = |server: &std::net::UdpSocket| server.recv_from(&mut [0; 8]).ok().map(|(_, from)| from);
+
+    table.apply(&services(&[(udp(53), &[1]), (udp(54), &[1])])).unwrap();
+    let [first, second] = &clients;
+    first.send_to(b"x", (VIP, 53)).unwrap();
+    assert_eq!(receives(&one), Some((pod_address(0), 4000).into()));
+    second.send_to(b"x", (VIP, 54)).unwrap();
+    assert_eq!(receives(&one), Some((pod_address(0), 4001).into()));
+    let applied = table.apply(&services(&[(udp(53), &[2]), (udp(54), &[1, 2])])).unwrap();
+    first.send_to(b"x", (VIP, 53)).unwrap();
+    assert!(receives(&one).is_some(), "the kernel remembers the flow");
+    assert_eq!(applied.removed, [(udp(53), Endpoint { address: pod_address(1), port: 8080 })]);
+    assert_eq!(conntrack.forget(&applied.removed).unwrap(), 1);
+    first.send_to(b"x", (VIP, 53)).unwrap();
+    assert!(receives(&two).is_some());
+    second.send_to(b"x", (VIP, 54)).unwrap();
+    assert!(receives(&one).is_some(), "not its flow");
+    assert_eq!(conntrack.forget(&applied.removed).unwrap(), 1);
 }
