@@ -25,6 +25,7 @@ pub mod observed;
 pub mod plan;
 pub mod pod;
 pub mod probe;
+pub mod proxy;
 pub mod record;
 pub mod shim_client;
 pub mod spec;
