@@ -9,6 +9,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// The calling thread's mount table: a thread may be in a mount namespace of its own.
+pub(crate) const MOUNT_TABLE: &str = "/proc/thread-self/mountinfo";
+
 /// Whether what a build leaves must survive a power failure.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Durability {
@@ -102,6 +105,7 @@ pub(crate) fn names(dir: &Path) -> Result<Vec<String>, Error> {
 /// # Errors
 /// `Busy` if something is mounted beneath: deleting would reach into it.
 pub(crate) fn remove_tree(path: &Path) -> Result<(), Error> {
+    fault::step()?;
     if let Some(mounted) = mount_beneath(path)? {
         let text = format!("remove {}: {} is mounted beneath it", path.display(), mounted.display());
         return Err(Error::new(Kind::Busy, text));
@@ -114,7 +118,7 @@ pub(crate) fn remove_tree(path: &Path) -> Result<(), Error> {
 
 /// The first mount point at or beneath `path` in our mount namespace.
 fn mount_beneath(path: &Path) -> Result<Option<PathBuf>, Error> {
-    let table = fs::read_to_string("/proc/self/mountinfo").context(|| "read /proc/self/mountinfo".into())?;
+    let table = fs::read_to_string(MOUNT_TABLE).context(|| format!("read {MOUNT_TABLE}"))?;
     let Ok(path) = path.canonicalize() else { return Ok(None) };
     Ok(mount_points(&table).find(|point| point.starts_with(&path)))
 }
@@ -132,6 +136,7 @@ pub(crate) fn mount_points(table: &str) -> impl Iterator<Item = PathBuf> + '_ {
 
 /// Makes one directory with exactly this mode, whatever the umask. It must not exist.
 pub(crate) fn create_dir(path: &Path, mode: u32) -> Result<(), Error> {
+    fault::step()?;
     fs::create_dir(path).context(|| format!("mkdir {}", path.display()))?;
     set_mode(path, mode)
 }
@@ -154,7 +159,9 @@ pub(crate) fn set_mode(path: &Path, mode: u32) -> Result<(), Error> {
 /// Writes a new file and flushes it. It must not exist.
 pub(crate) fn write_new(path: &Path, bytes: &[u8], mode: u32, durability: Durability) -> Result<(), Error> {
     use std::io::Write;
+    fault::step()?;
     let mut file = File::create_new(path).context(|| format!("create {}", path.display()))?;
+    fault::step()?;
     file.write_all(bytes).context(|| format!("write {}", path.display()))?;
     set_mode(path, mode)?;
     if durability == Durability::Durable {
@@ -169,17 +176,20 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = scratch(dir, "new", &name);
     let result = write_new(&temporary, bytes, 0o600, Durability::Durable).and_then(|()| {
+        fault::step()?;
         fs::rename(&temporary, path).context(|| format!("rename to {}", path.display()))?;
         sync(dir)
     });
     if result.is_err() {
-        drop(fs::remove_file(&temporary));
+        // As above: what stays is a dot-name.
+        drop(fault::step().and_then(|()| fs::remove_file(&temporary).context(|| "unlink".into())));
     }
     result
 }
 
 /// fsync(2) of a directory or file.
 pub(crate) fn sync(path: &Path) -> Result<(), Error> {
+    fault::step()?;
     let file = File::open(path).context(|| format!("open {}", path.display()))?;
     file.sync_all().context(|| format!("fsync {}", path.display()))
 }
@@ -192,6 +202,7 @@ pub(crate) fn sync_filesystem(path: &Path) -> Result<(), Error> {
 }
 
 fn rename_new(from: &Path, to: &Path) -> Result<(), Error> {
+    fault::step()?;
     renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, RenameFlags::NOREPLACE)
         .context(|| format!("renameat2({}, {}, RENAME_NOREPLACE)", from.display(), to.display()))
 }
@@ -213,6 +224,43 @@ impl Fingerprint {
 
     pub(crate) fn hex(&self) -> String {
         format!("{:016x}", self.0)
+    }
+}
+
+/// Stops the disk at a chosen step, as a crash does: everything after it fails, cleaning up too.
+#[cfg(test)]
+pub(crate) mod fault {
+    use crate::{Error, Kind};
+    use std::cell::Cell;
+
+    thread_local! {
+        static LEFT: Cell<u32> = const { Cell::new(u32::MAX) };
+    }
+
+    /// Runs `body` with a crash after `steps` steps. Says whether it came to that.
+    pub(crate) fn crash_after<T>(steps: u32, body: impl FnOnce() -> T) -> (T, bool) {
+        LEFT.set(steps);
+        let result = body();
+        (result, LEFT.replace(u32::MAX) == 0)
+    }
+
+    pub(super) fn step() -> Result<(), Error> {
+        match LEFT.get() {
+            0 => Err(Error::new(Kind::Internal, "crashed")),
+            u32::MAX => Ok(()),
+            left => {
+                LEFT.set(left - 1);
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(not(test))]
+mod fault {
+    #[inline]
+    pub(super) fn step() -> Result<(), crate::Error> {
+        Ok(())
     }
 }
 

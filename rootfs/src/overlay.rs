@@ -12,7 +12,6 @@
 use crate::error::Context;
 use crate::{Error, Kind, SysError};
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
     fsmount, fsopen,
@@ -109,10 +108,15 @@ impl Layer {
         let mut pins = Vec::new(); // Keeps /proc/self/fd names valid until the superblock exists.
         set(fs, "source", "podyard")?;
         self.set_lower(fs, &mut pins)?;
-        set(fs, "upperdir", &short(&self.upper, &mut pins)?)?;
-        set(fs, "workdir", &short(&self.work, &mut pins)?)?;
+        for (key, path) in [("upperdir", &self.upper), ("workdir", &self.work)] {
+            // Linux 6.5 and later already refuse an unfit directory here.
+            set(fs, key, &short(path, &mut pins)?).map_err(|error| self.explain(fs, error))?;
+        }
         fsconfig_set_flag(fs, "volatile").context(|| "fsconfig(SET_FLAG, volatile)".into())?;
-        fsconfig_create(fs).map_err(|errno| self.explain(fs, errno))?;
+        fsconfig_create(fs).map_err(|errno| {
+            let call = format!("fsconfig(CREATE, {})", self.options());
+            self.explain(fs, SysError { call, errno }.into())
+        })?;
         fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes).context(|| "fsmount(overlay)".into())
     }
 
@@ -127,13 +131,11 @@ impl Layer {
     }
 
     /// Says which of the usual causes it was: fsconfig only answers `EINVAL`.
-    fn explain(&self, fs: BorrowedFd<'_>, errno: Errno) -> Error {
+    fn explain(&self, fs: BorrowedFd<'_>, error: Error) -> Error {
+        if let Err(unsupported) = supports_upper(&self.upper) {
+            return unsupported;
+        }
         let log = kernel_log(fs);
-        let cause = SysError { call: format!("fsconfig(CREATE, {})", self.options()), errno };
-        let error = match supports_upper(&self.upper) {
-            Err(unsupported) => return unsupported,
-            Ok(()) => Error::from(cause),
-        };
         if log.is_empty() { error } else { Error::caused(log, error) }
     }
 

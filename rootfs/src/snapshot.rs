@@ -119,6 +119,49 @@ pub(crate) fn check_name(what: &str, name: &str) -> Result<(), Error> {
 mod tests {
     use super::*;
 
+    fn image() -> Image {
+        let layer = |destination: &str| crate::image::ImageLayer {
+            destination: destination.into(),
+            lower: vec![Path::new("/lower").join(destination.trim_start_matches('/'))],
+        };
+        Image {
+            reference: "r".into(),
+            id: "r@1".into(),
+            config: crate::Config::default(),
+            layers: vec![layer("/"), layer("/usr")],
+        }
+    }
+
+    #[test]
+    fn a_crash_anywhere_leaves_a_snapshot_whole_or_absent() {
+        for steps in 0.. {
+            let dir = std::env::temp_dir().join(format!("podyard-snapshot-{}", std::process::id()));
+            let snapshots = Snapshots::new(&dir);
+            let (_, crashed) =
+                files::fault::crash_after(steps, || snapshots.prepare("a", &image(), Access::ReadWrite));
+            let plan = snapshots.prepare("a", &image(), Access::ReadWrite).unwrap();
+            assert_eq!(plan.layers.len(), 2);
+            for layer in &plan.layers {
+                assert!(layer.upper.is_dir() && layer.work.is_dir(), "after {steps} steps");
+            }
+            let ((), _) = files::fault::crash_after(steps, || drop(snapshots.remove("a")));
+            snapshots.remove("a").unwrap();
+            snapshots.sweep().unwrap();
+            assert!(files::names(&dir).unwrap().is_empty(), "after {steps} steps");
+            std::fs::remove_dir_all(dir).unwrap();
+            if !crashed {
+                assert!(steps > 5, "the steps are counted");
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn snapshots_inside_a_lower_directory_are_refused() {
+        let snapshots = Snapshots::new("/lower/usr/local/podyard");
+        assert_eq!(snapshots.prepare("a", &image(), Access::ReadWrite).unwrap_err().kind(), Kind::Invalid);
+    }
+
     #[test]
     fn names_cannot_leave_the_directory() {
         let long = "a".repeat(NAME_BYTES_MAX + 1);

@@ -243,7 +243,7 @@ pub fn remove_empty_dir(path: &Path) -> Result<(), Error> {
 }
 
 fn is_mount_point(canonical: &Path) -> Result<bool, Error> {
-    let table = fs::read_to_string("/proc/self/mountinfo").context(|| "read /proc/self/mountinfo".into())?;
+    let table = fs::read_to_string(files::MOUNT_TABLE).context(|| format!("read {}", files::MOUNT_TABLE))?;
     Ok(files::mount_points(&table).any(|point| point == canonical))
 }
 
@@ -298,4 +298,108 @@ fn seal(tree: OwnedFd, access: BindAccess) -> Result<OwnedFd, Error> {
     };
     mount_setattr(tree.as_fd(), MountAttributes { set, clear: 0, propagation: libc::MS_PRIVATE })?;
     Ok(tree)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::fault::crash_after;
+
+    fn claim(uid: &str, epoch: u64) -> Claim {
+        Claim { uid: uid.into(), epoch }
+    }
+
+    fn scratch(name: &str) -> (PathBuf, Volumes) {
+        let dir = std::env::temp_dir().join(format!("podyard-volume-{name}-{}", std::process::id()));
+        drop(fs::remove_dir_all(&dir));
+        let volumes = Volumes::new(dir.join("volumes"));
+        (dir, volumes)
+    }
+
+    #[test]
+    fn a_volume_serves_one_claim_and_its_newest_epoch() {
+        let (dir, volumes) = scratch("owner");
+        let data = volumes.ensure("pvc-1", &claim("a", 1)).unwrap();
+        fs::write(data.join("visits"), "7").unwrap();
+        assert_eq!(volumes.ensure("pvc-1", &claim("a", 1)).unwrap(), data);
+        assert_eq!(volumes.open("pvc-1", &claim("a", 2)).unwrap(), data);
+        volumes.ensure("pvc-1", &claim("a", 3)).unwrap();
+        for (claim, why) in [(claim("a", 2), "fenced"), (claim("b", 9), "another's")] {
+            assert_eq!(volumes.ensure("pvc-1", &claim).unwrap_err().kind(), Kind::Conflict, "{why}");
+            assert_eq!(volumes.open("pvc-1", &claim).unwrap_err().kind(), Kind::Conflict, "{why}");
+        }
+        assert_eq!(volumes.release("pvc-1", "b").unwrap_err().kind(), Kind::Conflict);
+        assert_eq!(volumes.remove("pvc-1", "b").unwrap_err().kind(), Kind::Conflict);
+        assert_eq!(volumes.list().unwrap(), [Volume { name: "pvc-1".into(), claim: Some(claim("a", 3)) }]);
+
+        volumes.release("pvc-1", "a").unwrap();
+        volumes.release("pvc-1", "a").unwrap();
+        assert_eq!(volumes.open("pvc-1", &claim("a", 3)).unwrap_err().kind(), Kind::Conflict, "released");
+        volumes.ensure("pvc-1", &claim("b", 1)).unwrap();
+        assert_eq!(fs::read_to_string(data.join("visits")).unwrap(), "7");
+        volumes.remove("pvc-1", "b").unwrap();
+        volumes.remove("pvc-1", "b").unwrap();
+        assert_eq!(volumes.open("pvc-1", &claim("b", 1)).unwrap_err().kind(), Kind::NotFound);
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_crash_anywhere_leaves_a_volume_whole_or_absent() {
+        for steps in 0.. {
+            let (dir, volumes) = scratch("crash");
+            let ((), crashed) = crash_after(steps, || drop(volumes.ensure("pvc-1", &claim("a", 1))));
+            for volume in volumes.list().unwrap() {
+                assert_eq!(volume.claim, Some(claim("a", 1)), "after {steps} steps");
+            }
+            volumes.sweep().unwrap();
+            let data = volumes.ensure("pvc-1", &claim("a", 1)).unwrap();
+            assert!(data.is_dir());
+            assert_eq!(files::names(&dir.join("volumes")).unwrap(), ["pvc-1"], "after {steps} steps");
+            fs::remove_dir_all(dir).unwrap();
+            if !crashed {
+                assert!(steps > 5, "the steps are counted");
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn a_crash_while_changing_the_owner_leaves_the_old_or_the_new() {
+        for steps in 0.. {
+            let (dir, volumes) = scratch("change");
+            let data = volumes.ensure("pvc-1", &claim("a", 1)).unwrap();
+            fs::write(data.join("visits"), "7").unwrap();
+            let (result, crashed) = crash_after(steps, || volumes.ensure("pvc-1", &claim("a", 2)));
+            let owner = volumes.list().unwrap().remove(0).claim.unwrap();
+            assert!(
+                owner == claim("a", 2) || (owner == claim("a", 1) && result.is_err()),
+                "after {steps} steps"
+            );
+            let ((), _) = crash_after(steps, || drop(volumes.remove("pvc-1", "a")));
+            for volume in volumes.list().unwrap() {
+                assert!(volume.claim.is_some() && volumes.data_path(&volume.name).join("visits").exists());
+            }
+            volumes.sweep().unwrap();
+            volumes.remove("pvc-1", "a").unwrap();
+            assert!(files::names(&dir.join("volumes")).unwrap().is_empty(), "after {steps} steps");
+            fs::remove_dir_all(dir).unwrap();
+            if !crashed {
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_dir_is_open_to_every_user_of_the_pod() {
+        use std::os::unix::fs::PermissionsExt;
+        let (dir, _) = scratch("empty");
+        let path = dir.join("pod/volumes/cache");
+        ensure_empty_dir(&path, Medium::Disk).unwrap();
+        ensure_empty_dir(&path, Medium::Disk).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o777);
+        remove_empty_dir(&path).unwrap();
+        remove_empty_dir(&path).unwrap();
+        assert!(!path.exists());
+        fs::remove_dir_all(dir).unwrap();
+    }
 }

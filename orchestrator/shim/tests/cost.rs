@@ -3,6 +3,7 @@
 mod harness;
 
 use harness::{Pod, id, is_root};
+use shim::protocol::{Reply, Verb};
 use std::time::{Duration, Instant};
 
 /// Kilobytes of `field` in /proc/PID/smaps_rollup.
@@ -21,9 +22,15 @@ fn root_ten_shims_are_small_and_quick_to_start() {
     let mut pods = Vec::new();
     for number in 0..10 {
         let (pod, mut client) = Pod::ready();
-        pod.run(&mut client, &id("web", 0), "exec sleep 1000");
-        if number == 0 {
-            println!("first pod runs");
+        let create = pod.create_request(&id("web", 0), &["/bin/sleep", "1000"]);
+        let begin = Instant::now();
+        let (reply, _) = client.call(Verb::Create(Box::new(create)), &[]).unwrap();
+        let created = begin.elapsed();
+        client.call(Verb::Start(id("web", 0)), &[]).unwrap();
+        if number == 9 {
+            println!("create {created:?}, start {:?}", begin.elapsed() - created);
+            let Reply::Created { steps, .. } = reply else { panic!("{reply:?}") };
+            steps.iter().for_each(|step| println!("{:>6} us  {}", step.micros, step.what));
         }
         pods.push(pod);
     }
