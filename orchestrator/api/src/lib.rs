@@ -24,6 +24,7 @@ pub mod resource;
 pub mod scale;
 pub mod schema;
 pub mod selector;
+mod strategic;
 pub mod support;
 pub mod table;
 pub mod time;

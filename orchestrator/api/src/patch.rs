@@ -1,9 +1,11 @@
-//! Patches: JSON patch (RFC 6902) and JSON merge patch (RFC 7386), bounded.
+//! Patches: JSON patch (RFC 6902), JSON merge patch (RFC 7386) and strategic merge patch, bounded.
 
 use json_patch::{Patch, PatchOperation};
 use serde_json::Value;
 
 use crate::error::{Error, Kind};
+use crate::resource::Resource;
+use crate::strategic;
 
 /// Most operations in one JSON patch, as in Kubernetes.
 pub const OPERATIONS_MAX: usize = 10_000;
@@ -27,15 +29,16 @@ pub fn json(target: &Value, patch: &Value) -> Result<Value, Error> {
     let mut result = target.clone();
     let mut bytes = size(&result);
     for operation in &patch.0 {
-        json_patch::patch(&mut result, std::slice::from_ref(operation)).map_err(|error| {
-            Error::new(Kind::Invalid, format!("the server rejected our request: {error}"))
-        })?;
         if let PatchOperation::Copy(copy) = operation {
-            bytes += result.pointer(copy.path.as_str()).map_or(0, size);
+            // Before the copy is made: the target may be `-`, which names no place afterwards.
+            bytes += result.pointer(copy.from.as_str()).map_or(0, size);
             if bytes > TREE_BYTES_MAX {
                 return Err(too_large());
             }
         }
+        json_patch::patch(&mut result, std::slice::from_ref(operation)).map_err(|error| {
+            Error::new(Kind::Invalid, format!("the server rejected our request: {error}"))
+        })?;
     }
     bounded(result)
 }
@@ -50,6 +53,16 @@ pub fn merge(target: &Value, patch: &Value) -> Result<Value, Error> {
     }
     let mut result = target.clone();
     json_patch::merge(&mut result, patch);
+    bounded(result)
+}
+
+/// Applies a strategic merge patch to a copy of `target`, an object of the kind `resource`.
+///
+/// # Errors
+/// `BadRequest` if the patch or a directive in it is malformed; `Denied` if the result is too large.
+pub fn strategic(resource: &Resource, target: &Value, patch: &Value) -> Result<Value, Error> {
+    let mut result = target.clone();
+    strategic::merge(resource.schema, &mut result, patch)?;
     bounded(result)
 }
 
@@ -69,3 +82,7 @@ fn size(value: &Value) -> usize {
         Value::Null | Value::Bool(_) | Value::Number(_) => 5,
     }
 }
+
+#[cfg(test)]
+#[path = "patch_tests.rs"]
+mod tests;
