@@ -170,6 +170,7 @@ fn commit_error(error: &CommitError) -> Error {
     match error {
         CommitError::Conflict { key, .. } => Error::modified(key),
         CommitError::Busy => Error::new(Kind::Busy, error.to_string()),
+        CommitError::Refused(_) => Error::new(Kind::Invalid, error.to_string()),
         CommitError::Full(_) | CommitError::Storage(_) => Error::internal(error),
     }
 }

@@ -285,7 +285,7 @@ pub(crate) fn random_transaction(
     step: u32,
 ) -> Vec<Op> {
     let length = rng.random_range(1..4);
-    let op = |_| {
+    let op = || {
         let key =
             Key::core("pods", ["a", "b"][rng.random_range(0..2)], ["x", "y", "z"][rng.random_range(0..3)]);
         let expect = match rng.random_range(0..4) {
@@ -295,7 +295,7 @@ pub(crate) fn random_transaction(
         };
         if rng.random_bool(0.3) { delete(&key, expect) } else { put(&key, &format!("n{step}"), expect) }
     };
-    std::iter::repeat(()).take(length).map(op).collect()
+    std::iter::repeat_with(op).take(length).collect()
 }
 
 fn model_commit(

@@ -25,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 mod history;
+mod log;
 mod memory;
 mod record;
 mod state;
@@ -35,6 +36,7 @@ mod watch;
 mod conformance;
 
 pub use history::Limits;
+pub use log::{Log, OpenError, Report, check};
 pub use memory::Memory;
 pub use record::{Event, EventKind, Record, Scope};
 pub use transaction::{Commit, CommitError, Expect, Op, Txn};

@@ -9,7 +9,7 @@ use crate::Store;
 use crate::history::Limits;
 use crate::record::{Record, Scope};
 use crate::state::{Shared, Stage, State};
-use crate::transaction::{Commit, Txn};
+use crate::transaction::{Commit, Txn, check_transaction};
 use crate::watch::{Compacted, Watch};
 
 /// A [`Store`] that forgets everything when dropped. Its commits are done when they return.
@@ -60,6 +60,9 @@ impl Store for Memory {
     }
 
     fn commit(&self, transaction: Txn) -> Commit {
+        if let Err(refused) = check_transaction(&transaction) {
+            return Commit::done(Err(refused));
+        }
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let (answer, changes) = {
             let state = self.shared.read();

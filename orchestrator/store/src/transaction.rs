@@ -98,10 +98,34 @@ pub enum CommitError {
     /// The disk is full. Nothing was written; the store takes writes again once there is room.
     #[error("commit: {0}")]
     Full(Arc<str>),
+    /// The transaction can never be stored: a key with spaces, or too many bytes.
+    #[error("commit: {0}")]
+    Refused(Arc<str>),
     /// The disk failed, or the store has been closed. The store is read-only until it is opened again; whether this
     /// transaction survives is not known.
     #[error("commit: {0}")]
     Storage(Arc<str>),
+}
+
+/// Refuses what no store can hold; [`crate::Memory`] is as strict as [`crate::Log`].
+pub(crate) fn check_transaction(transaction: &Txn) -> Result<(), CommitError> {
+    let mut bytes_total = 0;
+    for op in transaction {
+        if !crate::log::is_writable(op.key()) {
+            return Err(CommitError::Refused(
+                format!("{:?} cannot be the name of a record", op.key().to_string()).into(),
+            ));
+        }
+        if let Op::Put { bytes, .. } = op {
+            bytes_total += bytes.len();
+        }
+    }
+    if bytes_total > crate::log::TRANSACTION_BYTES_MAX {
+        return Err(CommitError::Refused(
+            format!("a transaction of {bytes_total} bytes is too large").into(),
+        ));
+    }
+    Ok(())
 }
 
 /// A transaction under way: a future, or [`Commit::wait`] for threads.
