@@ -6,7 +6,7 @@
 //! pod socket    lo up · eth0 up · ADDRESS/32 · GATEWAY/32 on the link · default via GATEWAY           (one send)
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::time::Instant;
@@ -60,14 +60,27 @@ impl Node {
     /// [`Kind::NotFound`] when the namespace died. What was done stays and is completed by the next call, or removed by
     /// [`detach`](Self::detach).
     pub fn attach(&self, pod: &PodNet, namespace: &Namespace) -> Result<(Outcome, Vec<Step>)> {
+        self.attach_with(pod, namespace, &mut |_| Ok(()))
+    }
+
+    /// As [`attach`](Self::attach), but asks `before` each step, naming it: to pause, or to fail on purpose.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach), or what `before` says.
+    pub fn attach_with(
+        &self,
+        pod: &PodNet,
+        namespace: &Namespace,
+        before: &mut dyn FnMut(&str) -> Result<()>,
+    ) -> Result<(Outcome, Vec<Step>)> {
         self.check(pod)?;
-        let mut steps = Steps::default();
+        let mut steps = Steps { list: Vec::new(), outcome: None, before };
         self.attach_steps(pod, namespace, &mut steps)
             .map_err(|error| error.during(format!("attach {}", pod.link)))?;
         Ok((steps.outcome.unwrap_or(Outcome::Unchanged), steps.list))
     }
 
-    fn attach_steps(&self, pod: &PodNet, namespace: &Namespace, steps: &mut Steps) -> Result<()> {
+    fn attach_steps(&self, pod: &PodNet, namespace: &Namespace, steps: &mut Steps<'_>) -> Result<()> {
         let mut inside = steps.time("open a socket in the pod's namespace", || Socket::open(namespace))?;
         let mut outside = self.socket();
         let create = link::create_veth(&link::Veth {
@@ -172,18 +185,26 @@ impl Node {
             .filter(|link| link.controller == Some(self.bridge()))
             .map(|link| (link.name.as_str(), link))
             .collect();
-        let (mut doomed, mut routes) = (Vec::new(), Vec::new());
+        let (mut doomed, mut addresses) = (BTreeSet::new(), BTreeSet::new());
         for pod in pods {
-            let found = there.get(pod.link.as_str()).map(|link| (link, self.attachment(link)));
-            if let Some((link, found)) = &found {
+            let found = there.get(pod.link.as_str()).map(|link| self.attachment(link));
+            if let Some(found) = &found {
                 if pod.owner.is_some() && found.owner.is_some() && pod.owner != found.owner {
                     continue;
                 }
-                doomed.push(link::set_group(&link.name, DOOMED_GROUP));
+                doomed.insert(pod.link.as_str());
             }
-            let address = pod.address.or_else(|| found.and_then(|(_, found)| found.address));
-            routes.extend(address.map(|address| route::delete(Cidr::single(address), self.bridge())));
+            addresses.extend(pod.address.or_else(|| found.and_then(|found| found.address)));
         }
+        // An address may have been given to a later pod already.
+        for link in there.values().filter(|link| !doomed.contains(link.name.as_str())) {
+            self.attachment(link).address.map(|address| addresses.remove(&address));
+        }
+        let doomed: Vec<_> = doomed.into_iter().map(|link| link::set_group(link, DOOMED_GROUP)).collect();
+        let routes = addresses
+            .into_iter()
+            .map(|address| route::delete(Cidr::single(address), self.bridge()))
+            .collect();
         let mut changed = false;
         if !doomed.is_empty() {
             changed = true;
@@ -264,19 +285,18 @@ fn same_owner(left: &str, right: &str) -> bool {
     owner(left) == owner(right)
 }
 
-#[derive(Default)]
-struct Steps {
+struct Steps<'a> {
     list: Vec<Step>,
     outcome: Option<Outcome>,
+    before: &'a mut dyn FnMut(&str) -> Result<()>,
 }
 
-impl Steps {
+impl Steps<'_> {
     fn time<T>(&mut self, effect: &str, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        (self.before)(effect)?;
         let started = Instant::now();
-        let result = act();
-        let effect =
-            if let Err(error) = &result { format!("{effect}: {error:#}") } else { effect.to_owned() };
-        self.list.push(Step { effect, took: started.elapsed() });
-        result
+        let value = act()?;
+        self.list.push(Step { effect: effect.to_owned(), took: started.elapsed() });
+        Ok(value)
     }
 }

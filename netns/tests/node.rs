@@ -188,3 +188,97 @@ fn root_pin_and_unpin() {
     });
     std::fs::remove_dir_all(&dir).unwrap();
 }
+
+/// Fails step n for every n; a second attempt completes it, and giving up leaves nothing.
+#[test]
+fn root_attach_that_fails_at_any_step_is_completed_or_undone() {
+    if !root() {
+        return;
+    }
+    let yard = Yard::new(0);
+    let mut failures = 0;
+    loop {
+        let namespace = Namespace::create().unwrap();
+        let attempt = |namespace: &Namespace| {
+            let mut left = failures;
+            yard.node.attach_with(&pod(0), namespace, &mut |step| {
+                left -= 1;
+                if left < 0 { Err(netns::Error::new(Kind::Busy, step)) } else { Ok(()) }
+            })
+        };
+        let done = attempt(&namespace).is_ok();
+        yard.node.attach(&pod(0), &namespace).unwrap();
+        {
+            let _server = Server::start(&namespace, pod_address(0), 80, "zero");
+            assert_eq!(ask(yard.node.host(), pod_address(0), 80).unwrap().0, "zero", "failed at {failures}");
+        }
+        let attachment =
+            Attachment { link: pod(0).link, owner: Some(pod(0).owner), address: Some(pod_address(0)) };
+        yard.node.detach_many(std::slice::from_ref(&attachment)).unwrap();
+
+        let other = Namespace::create().unwrap();
+        assert_eq!(attempt(&other).is_ok(), done);
+        yard.node.detach_many(&[attachment]).unwrap();
+        assert_eq!(yard.node.attachments().unwrap(), []);
+        assert!(yard.node.routed_addresses().unwrap().is_empty());
+        if done {
+            break;
+        }
+        failures += 1;
+    }
+    assert!(failures >= 4, "{failures} steps");
+}
+
+#[test]
+fn root_an_address_given_to_a_later_pod_keeps_its_route() {
+    if !root() {
+        return;
+    }
+    let yard = Yard::new(1);
+    let mut later = pod(1);
+    later.address = pod_address(0);
+    let namespace = Namespace::create().unwrap();
+    let Yard { node, pods } = yard;
+    drop(pods);
+    eventually("the kernel removes the link", || node.attachments().unwrap().is_empty());
+    node.attach(&later, &namespace).unwrap();
+    let late = Attachment { link: pod(0).link, owner: Some(pod(0).owner), address: Some(pod_address(0)) };
+    assert_eq!(node.detach_many(&[late]).unwrap(), Outcome::Unchanged);
+    assert_eq!(node.routed_addresses().unwrap(), [pod_address(0)]);
+}
+
+/// Whatever prefix of the set-up a crash let through, the next one completes it.
+#[test]
+fn root_node_set_up_again_after_links_were_lost() {
+    if !root() {
+        return;
+    }
+    let yard = Yard::new(1);
+    let ensure = || {
+        let (node, host) =
+            (yard.node.namespace().try_clone().unwrap(), yard.node.host().try_clone().unwrap());
+        block_on(Node::ensure(net(), node, host)).unwrap()
+    };
+    // Someone on the host deletes our link; both ends go, and all routes by it.
+    let ip = |arguments: &[&str]| {
+        let run = || std::process::Command::new("ip").args(arguments).status().unwrap().success();
+        yard.node.host().run(run).unwrap()
+    };
+    if std::process::Command::new("ip").arg("-V").output().is_err() {
+        println!("SKIP: ip is not installed");
+        return;
+    }
+    assert!(ip(&["link", "del", "py-node-0"]));
+    assert!(!ensure().1.is_empty());
+    let _server = Server::start(&yard.pods[0], pod_address(0), 80, "zero");
+    assert_eq!(ask(yard.node.host(), pod_address(0), 80).unwrap().0, "zero");
+    assert!(ip(&["route", "del", "10.96.0.0/16"]));
+    assert_eq!(ensure().1.len(), 1, "the route alone");
+    assert!(ip(&["link", "set", "py-node-0", "down"]));
+    ensure();
+    assert_eq!(ask(yard.node.host(), pod_address(0), 80).unwrap().0, "zero");
+    // A link of someone else's under our name is theirs.
+    assert!(ip(&["link", "del", "py-node-0"]) && ip(&["link", "add", "py-node-0", "type", "bridge"]));
+    let (node, host) = (yard.node.namespace().try_clone().unwrap(), yard.node.host().try_clone().unwrap());
+    assert_eq!(block_on(Node::ensure(net(), node, host)).err().unwrap().kind(), Kind::AlreadyExists);
+}
