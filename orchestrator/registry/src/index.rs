@@ -218,3 +218,23 @@ pub(crate) fn pod_claims(pod: &Object) -> Vec<Key> {
 pub(crate) fn service_address(service: &Object) -> Option<IpAddr> {
     service.get_str("spec.clusterIP")?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_pods_own_while_it_runs_in_its_own_network() {
+        let check = |spec, status, expect: Option<&str>| {
+            let pod = Object(json!({"spec": spec, "status": status}));
+            assert_eq!(pod_address(&pod), expect.map(|it| it.parse().unwrap()), "{pod:?}");
+        };
+        check(json!({}), json!({"podIP": "10.0.0.2"}), Some("10.0.0.2"));
+        check(json!({}), json!({"podIP": "10.0.0.2", "phase": "Running"}), Some("10.0.0.2"));
+        check(json!({}), json!({"podIP": "10.0.0.2", "phase": "Failed"}), None);
+        check(json!({"hostNetwork": true}), json!({"podIP": "10.0.0.2"}), None);
+        check(json!({}), json!({}), None);
+    }
+}

@@ -25,14 +25,9 @@ impl<S: Store> Registry<S> {
         match (draft.key.resource.group, draft.key.resource.plural) {
             ("", "namespaces") => {
                 object.set("spec.finalizers", json!(["kubernetes"]));
-                object.set("status.phase", "Active");
                 set_label(object, "kubernetes.io/metadata.name", &draft.key.name);
             }
-            ("", "pods") => object.set("status.phase", "Pending"),
-            ("", "persistentvolumeclaims") => {
-                object.set("status.phase", "Pending");
-                add_finalizer(object, PROTECTION);
-            }
+            ("", "persistentvolumeclaims") => add_finalizer(object, PROTECTION),
             ("", "services") => self.allocate_virtual_ip(None, draft)?,
             ("", "events") => {
                 let surplus = self.index(|index| index.surplus_events(self.events_max));

@@ -11,7 +11,7 @@ pub struct WriteOptions {
     pub dry_run: bool,
     /// Who writes.
     pub field_manager: String,
-    /// What to do about unknown fields of a new object.
+    /// What to do about unknown fields.
     pub validation: FieldValidation,
 }
 

@@ -399,6 +399,30 @@ fn namespaces_live_and_die() {
 }
 
 #[test]
+fn an_empty_namespace_ends_when_it_is_finalized() {
+    let registry = registry();
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+    let key = create_in(&registry, "namespaces", "", namespace).unwrap().key();
+    let finalized = json!({"spec": {"finalizers": []}});
+    merge(&registry, &key, finalized.clone(), Part::Main).unwrap();
+    assert!(registry.get(&key).is_ok(), "only one in deletion ends");
+    merge(&registry, &key, json!({"spec": {"finalizers": ["kubernetes"]}}), Part::Main).unwrap();
+    plainly(&registry, &key);
+    merge(&registry, &key, finalized, Part::Main).unwrap();
+    assert_eq!(kind(registry.get(&key)), Kind::NotFound);
+}
+
+#[test]
+fn strategic_patches_merge_lists_by_key() {
+    let registry = registry();
+    let key = create(&registry, "services", service_json("a", None)).key();
+    let patch = json!({"spec": {"ports": [{"port": 443, "name": "tls"}, {"port": 80, "name": "web"}]}});
+    let options = WriteOptions::default();
+    let written = block_on(registry.patch(&key, PatchKind::Strategic, &patch, Part::Main, &options)).unwrap();
+    assert_eq!(written.object.get_array("spec.ports").len(), 2);
+}
+
+#[test]
 fn nothing_is_created_in_a_namespace_that_goes_away_meanwhile() {
     for round in 0..20 {
         let registry = registry();
@@ -525,14 +549,6 @@ fn pod_addresses_are_unique_while_pods_run() {
 
     merge(&registry, &pod_key("a"), json!({"status": {"phase": "Succeeded"}}), Part::Status).unwrap();
     bind(&registry, "b", "node-0", "10.0.0.2").unwrap();
-
-    // Pods of the host's network share the host's.
-    for name in ["h", "i"] {
-        let mut pod = pod_json(name);
-        pod["spec"]["hostNetwork"] = true.into();
-        create(&registry, "pods", pod);
-        bind(&registry, name, "node-0", "192.168.0.1").unwrap();
-    }
 }
 
 #[test]

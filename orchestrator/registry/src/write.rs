@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use api::{AdmitContext, Admitted, Error, Key, Kind, Object, Part, Resource, admit_create, admit_update};
+use api::{AdmitContext, Admitted, Error, Key, Object, Part, Resource, admit_create, admit_update_with};
 use serde_json::{Value, json};
 use store::{Record, Store};
 
@@ -92,9 +92,7 @@ impl<S: Store> Registry<S> {
             match kind {
                 PatchKind::Json => api::patch::json(&target, patch),
                 PatchKind::Merge => api::patch::merge(&target, patch),
-                PatchKind::Strategic => {
-                    Err(Error::new(Kind::Unsupported, "strategic merge patches are not served yet"))
-                }
+                PatchKind::Strategic => api::patch::strategic(key.resource, &target, patch),
             }
         })
         .await
@@ -111,10 +109,9 @@ impl<S: Store> Registry<S> {
         let outcome = self.write(options.dry_run, || {
             let record = self.record(key)?;
             let old = record.object();
-            let mut value = next(&old)?;
-            keep_virtual_ip(key, &old, &mut value, part);
+            let value = next(&old)?;
             check_identity(key, &record, &old, &value)?;
-            let admitted = admit_update(key.resource, &old, value, part)?;
+            let admitted = admit_update_with(key.resource, &old, value, part, options.validation)?;
             self.decide_update(record, &old, admitted)
         });
         let outcome = outcome.await?;
@@ -209,21 +206,6 @@ impl<S: Store> Registry<S> {
     /// The record under `key`.
     pub(crate) fn record(&self, key: &Key) -> Result<Record, Error> {
         self.store.get(key).ok_or_else(|| Error::not_found(key))
-    }
-}
-
-/// A service keeps the virtual IP it does not speak of. Before admission, which would see a change of its spec.
-fn keep_virtual_ip(key: &Key, old: &Object, value: &mut Value, part: Part) {
-    let is_service = key.resource.plural == "services" && key.resource.group.is_empty();
-    let speaks = value["spec"]["clusterIP"].as_str().is_some_and(|ip| !ip.is_empty());
-    if part != Part::Main || !is_service || speaks || value["spec"]["type"] == "ExternalName" {
-        return;
-    }
-    let Some(spec) = value.get_mut("spec").and_then(Value::as_object_mut) else { return };
-    for field in ["clusterIP", "clusterIPs"] {
-        if let Some(old) = old.0["spec"].get(field) {
-            spec.insert(field.to_owned(), old.clone());
-        }
     }
 }
 
