@@ -60,6 +60,8 @@ pub(crate) struct Container {
     pub started_at_ns: Option<u64>,
     /// A request is at work on it.
     pub busy: bool,
+    /// Its creation failed, and so did cleaning up.
+    pub stuck: bool,
     log: Log,
     pumps: [Option<Pump>; 2],
 }
@@ -87,6 +89,7 @@ impl Container {
             gate: None,
             started_at_ns: None,
             busy: true,
+            stuck: false,
             log,
             pumps: [pump(out_read, Stream::Stdout), pump(err_read, Stream::Stderr)],
         };

@@ -96,7 +96,10 @@ fn live(arguments: &Arguments, report: OwnedFd) -> i32 {
 fn prepare(arguments: &Arguments, report: &OwnedFd) -> Result<(Shim, OwnedFd)> {
     rustix::process::setsid().call(|| "setsid".into())?;
     rustix::process::chdir("/").call(|| "chdir(/)".into())?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     sys::become_shim(c"podyard-shim")?;
+    // Without CAP_SYS_RESOURCE the shim is as likely to be chosen by the kernel as any process of its size.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-998");
     sys::close_all_but(&[report.as_raw_fd()])?;
     redirect_stdio(&arguments.pod_dir)?;
     let signals = block_signals()?;

@@ -33,10 +33,11 @@ use std::time::{Duration, Instant};
 
 /// Most clients at once: the daemon, its successor and a few tools.
 const CONNECTIONS_MAX: usize = 64;
-/// Most containers remembered, ended ones included, until Delete.
-pub(crate) const CONTAINERS_MAX: usize = 256;
+/// Most containers remembered, ended ones included, until Delete. With five descriptors each, and the limits
+/// around, the usual 1024 suffice.
+pub(crate) const CONTAINERS_MAX: usize = 128;
 /// Most programs started by Exec at once.
-pub(crate) const EXECS_MAX: usize = 256;
+pub(crate) const EXECS_MAX: usize = 128;
 /// Time for a worker that only touches our own files and cgroups.
 pub(crate) const HOUSEKEEPING_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -249,7 +250,7 @@ impl Shim {
                 };
                 self.finish(job, Err(Failure::new(FailureKind::Internal, text)));
             }
-            if !self.workers.iter().any(|(_, job)| job.as_ref().is_some_and(Job::makes_a_child)) {
+            if !self.child_expected() {
                 self.strays.clear();
             }
             return;
@@ -267,8 +268,15 @@ impl Shim {
             eprintln!("the pod's shared PID namespace has ended");
             return;
         }
-        // An orphan of a container in the host's PID namespace, or somebody we shall soon hear of.
-        self.strays.insert(pid, status);
+        // Somebody we shall soon hear of; otherwise an orphan of a container in the host's PID namespace.
+        if self.child_expected() {
+            self.strays.insert(pid, status);
+        }
+    }
+
+    /// Whether a worker may have made a child of ours that it has not reported yet.
+    fn child_expected(&self) -> bool {
+        self.workers.iter().any(|(_, job)| job.as_ref().is_some_and(Job::makes_a_child))
     }
 
     fn container_ended(&mut self, id: &ContainerId, status: WaitStatus) {
@@ -339,10 +347,14 @@ impl Shim {
         match job {
             Job::Create { create, ask } => self.created(&create.container, ask, work),
             Job::Undo { container, ask, failure } => {
-                if let Err(cleanup) = work {
-                    eprintln!("{container}: clean up after {failure}: {cleanup}");
+                match work {
+                    Ok(_) => drop(self.containers.remove(&container)),
+                    // Its processes may live: the entry stays, and another create first tries this again.
+                    Err(cleanup) => {
+                        eprintln!("{container}: clean up after {failure}: {cleanup}");
+                        self.set_stuck(&container);
+                    }
                 }
-                self.containers.remove(&container);
                 self.answer(ask, Err(failure), Vec::new());
             }
             Job::Start { container, ask } => {
@@ -390,7 +402,7 @@ impl Shim {
         }
     }
 
-    fn undo(&mut self, id: &ContainerId, ask: Ask, failure: Failure) {
+    pub(crate) fn undo(&mut self, id: &ContainerId, ask: Ask, failure: Failure) {
         self.start(Job::Undo { container: id.clone(), ask, failure }, Vec::new());
     }
 
@@ -433,9 +445,11 @@ impl Shim {
                 }
                 record
             }
-            Ok(_) => record,
-            Err(failure) => {
-                eprintln!("{}: exit record not on disk: {failure}", record.container);
+            // Better late and here than never: no worker could be made, or it was killed.
+            Ok(_) | Err(_) => {
+                if let Err(failure) = crate::record::write(&self.pod_dir, &record) {
+                    eprintln!("{}: exit record not on disk: {failure}", record.container);
+                }
                 record
             }
         };
@@ -462,6 +476,12 @@ impl Shim {
         self.containers
             .get_mut(id)
             .ok_or_else(|| Failure::new(FailureKind::NotFound, format!("container {id} does not exist")))
+    }
+
+    fn set_stuck(&mut self, id: &ContainerId) {
+        if let Some(container) = self.containers.get_mut(id) {
+            container.stuck = true;
+        }
     }
 
     pub(crate) fn set_busy(&mut self, id: &ContainerId, busy: bool) {

@@ -96,6 +96,12 @@ impl Shim {
         self.held.check_ready()?;
         let id = &create.container;
         check_name(&id.name)?;
+        if let Some(container) = self.containers.get_mut(id).filter(|container| container.stuck) {
+            container.stuck = false;
+            let text = format!("container {id}: its last creation is still being cleaned up");
+            self.undo(id, ask, Failure::new(FailureKind::Busy, text));
+            return Ok(None);
+        }
         if self.containers.len() >= CONTAINERS_MAX {
             return Err(Failure::new(
                 FailureKind::Busy,

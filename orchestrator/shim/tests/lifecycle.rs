@@ -291,6 +291,16 @@ fn root_shutdown_is_refused_while_a_container_runs() {
     assert!(!pod.dir.join(SOCKET_FILE).exists());
 }
 
+/// A request whose worker waits for ever: the container's cgroup is frozen, so its init is born asleep.
+fn create_in_frozen_cgroup(pod: &Pod, container: &ContainerId) -> Create {
+    let create = pod.create_request(container, &["/bin/true"]);
+    let cgroup = runtime::cgroup::Cgroup::create(&create.cgroup).expect("create the cgroup");
+    let dir = cgroup.dir().expect("open the cgroup");
+    let freeze = format!("/proc/self/fd/{}/cgroup.freeze", std::os::fd::AsRawFd::as_raw_fd(&dir));
+    std::fs::write(freeze, "1").expect("freeze the cgroup");
+    create
+}
+
 #[test]
 fn root_a_worker_that_hangs_hits_its_deadline() {
     if !is_root() {
@@ -298,14 +308,47 @@ fn root_a_worker_that_hangs_hits_its_deadline() {
     }
     let (pod, mut client) = Pod::ready();
     let web = id("web", 0);
-    let mut create = pod.create_request(&web, &["/bin/true"]);
-    // No create is that fast: whatever the worker is doing then, it is stopped and undone.
-    create.deadline_ms = 1;
+    let mut create = create_in_frozen_cgroup(&pod, &web);
+    create.deadline_ms = 200;
     let began = Instant::now();
     let failure = client.call(Verb::Create(Box::new(create)), &[]).unwrap_err();
     assert_eq!(failure.kind, FailureKind::Timeout, "{failure}");
-    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(began.elapsed() >= Duration::from_millis(200));
     assert!(state(&mut client).containers.is_empty());
+    assert!(runtime::cgroup::Cgroup::open(format!("{}/pod/web.0", pod.cgroup)).is_err(), "cgroup is left");
+    pod.run(&mut client, &web, "exit 4");
+    assert_eq!(pod.wait(&web).code, 4);
+    assert_eq!(pod.shim_log(), "");
+}
+
+#[test]
+fn root_a_killed_worker_is_undone_and_others_are_served_meanwhile() {
+    if !is_root() {
+        return;
+    }
+    let (pod, mut client) = Pod::ready();
+    let web = id("web", 0);
+    let create = create_in_frozen_cgroup(&pod, &web);
+    let shim = pod.shim.as_ref().unwrap().process.pid;
+    std::thread::scope(|scope| {
+        let creating = scope.spawn(|| pod.client().call(Verb::Create(Box::new(create)), &[]).unwrap_err());
+        eventually("creating", || {
+            state(&mut client)
+                .containers
+                .first()
+                .is_some_and(|container| container.status == Status::Creating)
+        });
+        pod.run(&mut client, &id("other", 0), "exit 6");
+        assert_eq!(pod.wait(&id("other", 0)).code, 6);
+        let again = pod.create_request(&web, &["/bin/true"]);
+        assert_eq!(client.call(Verb::Create(Box::new(again)), &[]).unwrap_err().kind, FailureKind::Busy);
+        assert_eq!(client.call(Verb::Shutdown, &[]).unwrap_err().kind, FailureKind::Busy);
+        let worker = children(shim).into_iter().find(|pid| comm(*pid) == "shim-create").unwrap();
+        let worker = rustix::process::Pid::from_raw(worker).unwrap();
+        rustix::process::kill_process(worker, rustix::process::Signal::KILL).unwrap();
+        let failure = creating.join().unwrap();
+        assert!(failure.message.contains("signal 9"), "{failure}");
+    });
     pod.run(&mut client, &web, "exit 4");
     assert_eq!(pod.wait(&web).code, 4);
 }
@@ -379,4 +422,14 @@ fn descriptors(pid: i32) -> Vec<String> {
         .unwrap()
         .map(|fd| std::fs::read_link(fd.unwrap().path()).unwrap().display().to_string())
         .collect()
+}
+
+#[allow(clippy::unwrap_used, reason = "a test helper")]
+fn children(pid: i32) -> Vec<i32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    text.split_ascii_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+fn comm(pid: i32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
 }
