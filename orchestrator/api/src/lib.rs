@@ -14,6 +14,7 @@
 pub mod admission;
 pub mod convert;
 mod defaults;
+pub mod describe;
 pub mod discovery;
 pub mod error;
 pub mod key;

@@ -12,6 +12,7 @@ use crate::object::Object;
 use crate::resource::Resource;
 
 pub use pod::{Summary, condition, summary};
+pub(crate) use rows::{access_modes, event_source, plain_selector, selector};
 
 /// A column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

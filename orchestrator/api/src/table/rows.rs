@@ -289,7 +289,7 @@ fn volume(volume: &Object, now: Timestamp) -> Vec<Value> {
 }
 
 /// `RWO,ROX`: access modes in short.
-pub(super) fn access_modes(object: &Object, path: &str) -> String {
+pub(crate) fn access_modes(object: &Object, path: &str) -> String {
     let short = |mode: &'static str| match mode {
         "ReadWriteOnce" => "RWO",
         "ReadOnlyMany" => "ROX",
@@ -365,7 +365,7 @@ fn event(event: &Object, now: Timestamp) -> Vec<Value> {
 }
 
 /// Who wrote an event: component, and host if known.
-pub(super) fn event_source(event: &Object) -> String {
+pub(crate) fn event_source(event: &Object) -> String {
     let filled = |path: &str| event.get_str(path).filter(|text| !text.is_empty());
     let component = filled("source.component").or_else(|| filled("reportingComponent")).unwrap_or("");
     match filled("source.host").or_else(|| filled("reportingInstance")) {
@@ -379,13 +379,13 @@ fn none_if_empty(text: String) -> Value {
 }
 
 /// A `{matchLabels…}` selector as text.
-pub(super) fn selector(value: Option<&Value>) -> Value {
+pub(crate) fn selector(value: Option<&Value>) -> Value {
     let selector = value.and_then(|value| LabelSelector::from_spec(value).ok()).unwrap_or_default();
     none_if_empty(selector.to_string())
 }
 
 /// A plain map of labels as a selector.
-pub(super) fn plain_selector(value: Option<&Value>) -> Value {
+pub(crate) fn plain_selector(value: Option<&Value>) -> Value {
     let labels = value.and_then(Value::as_object);
     none_if_empty(labels.map(LabelSelector::from_labels).unwrap_or_default().to_string())
 }
