@@ -1,6 +1,7 @@
 //! Podyard's one binary as a library, so that `integration` can build the same program for its tests.
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod toolbox;
 
 use std::process::ExitCode;
@@ -13,5 +14,5 @@ pub fn main() -> ExitCode {
     if let Some(code) = toolbox::dispatch(&args) {
         return code;
     }
-    ExitCode::SUCCESS
+    cli::run(std::env::args_os())
 }

@@ -16,6 +16,7 @@ mod watch;
 pub use connection::{Answer, Client, Request, Stream};
 pub use error::Error;
 pub use exec::{ExecInput, ExecOptions, ExecOutput, Output};
+pub use hyper::Method;
 pub use path::{encode, resource_path};
 pub use verbs::{DeleteOptions, List, ListOptions, LogOptions, PatchKind, WriteOptions, Written};
 pub use watch::{EventKind, Watch, WatchEvent, WatchOptions};

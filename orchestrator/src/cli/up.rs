@@ -1,0 +1,109 @@
+//! `up`: the daemon's flags. The daemon itself is `crate::up`.
+
+use std::path::{Path, PathBuf};
+
+use node::yard::{Cidr, Yard};
+
+use super::error::{Error, Outcome};
+use super::{DEFAULT_SOCKET, Globals};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    place: Place,
+    /// Addresses of pods
+    #[arg(long, value_name = "CIDR")]
+    pod_cidr: Option<Cidr>,
+    /// Virtual addresses of services
+    #[arg(long, value_name = "CIDR")]
+    service_cidr: Option<Cidr>,
+}
+
+/// Which yard, and where it lives.
+#[derive(Debug, clap::Args)]
+pub struct Place {
+    /// A yard that touches nothing of the host's network, beside any others
+    #[arg(long, requires = "name")]
+    isolated: bool,
+    /// The isolated yard's name
+    #[arg(long, requires = "isolated")]
+    name: Option<String>,
+    /// Store, images, volumes
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Sockets and runtime state
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// Container logs
+    #[arg(long, value_name = "DIR")]
+    log_dir: Option<PathBuf>,
+}
+
+impl Place {
+    /// The yard that is meant.
+    ///
+    /// # Errors
+    /// `Usage` for a name that cannot be part of paths.
+    pub fn yard(&self, globals: &Globals) -> Result<Yard, Error> {
+        let mut yard = match &self.name {
+            Some(name) => Yard::isolated(name).map_err(|error| Error::Usage(error.to_string()))?,
+            None => Yard::host(),
+        };
+        if let Some(dir) = &self.data_dir {
+            yard.data_dir.clone_from(dir);
+        }
+        if let Some(dir) = &self.run_dir {
+            yard.run_dir.clone_from(dir);
+            yard.socket = dir.join("podyard.sock");
+            if self.isolated {
+                yard.log_dir = dir.join("logs");
+            }
+        }
+        if let Some(dir) = &self.log_dir {
+            yard.log_dir.clone_from(dir);
+        }
+        // The flag has a default of its own, which is the host yard's socket: only another one is a wish.
+        if globals.socket != Path::new(DEFAULT_SOCKET) {
+            yard.socket.clone_from(&globals.socket);
+        }
+        Ok(yard)
+    }
+}
+
+pub fn run(globals: &Globals, args: Args) -> Outcome {
+    let mut yard = args.place.yard(globals)?;
+    if let Some(cidr) = args.pod_cidr {
+        yard.pod_cidr = cidr;
+    }
+    if let Some(cidr) = args.service_cidr {
+        yard.service_cidr = cidr;
+    }
+    Err(Error::Usage(format!("this build holds no daemon for yard {}", yard.name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        place: Place,
+    }
+
+    fn yard(line: &str, socket: &str) -> Yard {
+        let globals = Globals { socket: socket.into(), namespace: None };
+        Line::try_parse_from(line.split(' ')).unwrap().place.yard(&globals).unwrap()
+    }
+
+    #[test]
+    fn yards() {
+        assert_eq!(yard("up", DEFAULT_SOCKET), Yard::host());
+        let test = yard("up --isolated --name t --data-dir /d --run-dir /r", DEFAULT_SOCKET);
+        assert_eq!((test.name.as_str(), test.isolated), ("t", true));
+        assert_eq!(test.socket, PathBuf::from("/r/podyard.sock"));
+        assert_eq!(yard("up", "/s").socket, PathBuf::from("/s"));
+        assert!(Line::try_parse_from(["up", "--isolated"]).is_err());
+    }
+}
