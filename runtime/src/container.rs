@@ -327,11 +327,11 @@ fn view(cgroup: &Cgroup) -> CgroupView {
     match cgroup.layout() {
         Layout::Unified => CgroupView::Unified(cgroup.unified_path()),
         Layout::Hybrid => {
-            let mut views = cgroup.v1_views();
+            let mut views = cgroup.v1_places();
             views.push(("unified".to_string(), cgroup.unified_path()));
             CgroupView::Hierarchies(views)
         }
-        Layout::Legacy => CgroupView::Hierarchies(cgroup.v1_views()),
+        Layout::Legacy => CgroupView::Hierarchies(cgroup.v1_places()),
     }
 }
 

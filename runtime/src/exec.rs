@@ -16,7 +16,9 @@ use crate::container::{Birth, Parent, StartGate, abandon, await_ready, end};
 use crate::error::{Call, Error, Kind, Result, Step};
 use crate::init::join_cgroups;
 use crate::mounts;
-use crate::process::{ProcessPlan, Settling, Stdio};
+pub use crate::process::ProcessPlan;
+
+use crate::process::{Settling, Stdio};
 use crate::protocol::{Channel, Order, Report, above_stdio};
 use crate::seccomp::Filter;
 use crate::sys::{self, Forked};
@@ -155,8 +157,10 @@ impl Script<'_> {
             terminal: master.is_some(),
         }
         .settle(&mut warnings)?;
-        self.channel.send(&Report::ready(warnings), master.as_ref().map(AsFd::as_fd))?;
-        drop((master, stdio, root, proc));
+        let ready = Report::ready(warnings);
+        self.channel.send(&ready, master.as_ref().map(AsFd::as_fd))?;
+        drop((master, stdio, root, proc, self.cgroups));
+        sys::close_all_but(&[0, 1, 2, self.channel.as_fd().as_raw_fd()])?;
         match self.channel.receive::<Order>()? {
             Some((Order::Start, _)) => Err(settled.execute()),
             _ => Err(Error::new(Kind::Internal, "given up before start")),

@@ -4,7 +4,7 @@
 //! sends that to the parent. Nothing here returns to the code that cloned.
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use crate::console::{self, WindowSize};
@@ -103,8 +103,12 @@ impl Init<'_> {
             terminal: master.is_some(),
         }
         .settle(&mut warnings)?;
-        self.channel.send(&Report::ready(warnings), master.as_ref().map(AsFd::as_fd))?;
-        drop((master, stdio, root, proc));
+        let ready = Report::ready(warnings);
+        self.channel.send(&ready, master.as_ref().map(AsFd::as_fd))?;
+        // What it waits with is nothing of the host's, also not what the caller had open.
+        drop((master, stdio, root, proc, self.join, self.cgroups));
+        let listener = self.listener.as_ref().map_or(0, AsRawFd::as_raw_fd);
+        sys::close_all_but(&[0, 1, 2, self.channel.as_fd().as_raw_fd(), listener])?;
 
         let answer = wait_for_start(self.channel, self.listener)?;
         let error = settled.execute();

@@ -162,6 +162,26 @@ pub(crate) fn close_range_cloexec(first: u32) -> Result<()> {
     check(ret, || format!("close_range({first}, ~0, CLOEXEC)")).map(drop)
 }
 
+/// Closes every descriptor but these. For a process made by [`clone3`], whose copies of its
+/// maker's descriptors no variable of its own stands for.
+///
+/// Source: close_range(2), since 5.9.
+pub(crate) fn close_all_but(kept: &[RawFd]) -> Result<()> {
+    let mut kept: Vec<u32> = kept.iter().map(|fd| *fd as u32).collect();
+    kept.sort_unstable();
+    let mut first = 0;
+    for last in kept.into_iter().map(Some).chain([None]) {
+        let end = last.map_or(u32::MAX, |fd| fd.saturating_sub(1));
+        if last != Some(0) && first <= end {
+            // SAFETY: the caller vouches that no value still in use owns one of these.
+            let ret = unsafe { libc::syscall(libc::SYS_close_range, first, end, 0) };
+            check(ret, || format!("close_range({first}, {end})"))?;
+        }
+        first = last.map_or(u32::MAX, |fd| fd.max(first.saturating_sub(1)) + 1);
+    }
+    Ok(())
+}
+
 /// One instruction of classic BPF, as seccomp(2) takes it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

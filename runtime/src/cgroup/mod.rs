@@ -271,39 +271,25 @@ impl Cgroup {
         self.open_file("cgroup.procs", OFlags::WRONLY)
     }
 
-    /// The v1 `tasks` files that a process of this cgroup joins: in each v1 hierarchy the nearest
-    /// of this cgroup and its parents that exists, because a limit was set on it.
-    pub(crate) fn v1_tasks(&self) -> Result<Vec<OwnedFd>> {
-        let mut tasks = Vec::new();
-        for hierarchy in &self.tree.v1 {
-            let mut at = Some(self.path.as_path());
-            while let Some(path) = at.filter(|p| !p.as_os_str().is_empty()) {
-                let file = hierarchy.path.join(path).join("tasks");
-                match rustix::fs::open(&file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
-                    Ok(fd) => {
-                        tasks.push(fd);
-                        break;
-                    }
-                    Err(rustix::io::Errno::NOENT) => at = path.parent(),
-                    Err(e) => return Err(e).call(|| format!("open({file:?})")),
-                }
-            }
-        }
-        Ok(tasks)
+    /// In each v1 hierarchy the nearest of this cgroup and its parents that exists, because a
+    /// limit was set on it: where a process of this cgroup belongs, and what it may see.
+    pub(crate) fn v1_places(&self) -> Vec<(String, PathBuf)> {
+        let place = |h: &hierarchies::V1| {
+            let paths = self.path.ancestors().filter(|p| !p.as_os_str().is_empty());
+            let found = paths.map(|p| h.path.join(p)).find(|p| p.exists())?;
+            Some((h.controllers.join(","), found))
+        };
+        self.tree.v1.iter().filter_map(place).collect()
     }
 
-    /// The v1 hierarchies in which this cgroup or a parent exists: (controllers, mount point,
-    /// path below it). What a container sees of cgroups.
-    pub(crate) fn v1_views(&self) -> Vec<(String, PathBuf)> {
-        let joined = |h: &&hierarchies::V1| {
-            self.path.ancestors().any(|p| !p.as_os_str().is_empty() && h.path.join(p).join("tasks").exists())
+    /// The `tasks` files of [`Cgroup::v1_places`], to which a process writes `0`.
+    pub(crate) fn v1_tasks(&self) -> Result<Vec<OwnedFd>> {
+        let open = |(_, place): (String, PathBuf)| {
+            let file = place.join("tasks");
+            rustix::fs::open(&file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+                .call(|| format!("open({file:?})"))
         };
-        self.tree
-            .v1
-            .iter()
-            .filter(joined)
-            .map(|h| (h.controllers.join(","), h.path.join(&self.path)))
-            .collect()
+        self.v1_places().into_iter().map(open).collect()
     }
 
     /// Its cgroup2 directory, as mounted; meaningless on the legacy layout.

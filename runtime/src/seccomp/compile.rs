@@ -373,7 +373,8 @@ mod tests {
     fn comparisons_over_64_bits() {
         const V: u64 = 0x1_0000_0005;
         let samples = [0, 5, 6, 0xffff_ffff, V - 1, V, V + 1, 0x2_0000_0000, u64::MAX];
-        let cases: [(&str, fn(u64) -> bool); 6] = [
+        type Case = (&'static str, fn(u64) -> bool);
+        let cases: [Case; 6] = [
             ("SCMP_CMP_EQ", |a| a == V),
             ("SCMP_CMP_NE", |a| a != V),
             ("SCMP_CMP_LT", |a| a < V),

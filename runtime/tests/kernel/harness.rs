@@ -1,6 +1,6 @@
 //! Runs tests in processes of their own, a few at a time, and prints what libtest would.
 
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ pub fn run_one(tests: &[Test], name: &str) {
     body();
 }
 
-pub fn run_all(tests: &[Test], args: &[String]) {
+pub fn run_all(tests: &[Test], args: &[String]) -> ExitCode {
     // libtest's own options, which cargo may pass, mean nothing here but for --list.
     let filters: Vec<&String> = args.iter().filter(|a| !a.starts_with('-')).collect();
     let chosen: Vec<Test> = tests
@@ -24,12 +24,12 @@ pub fn run_all(tests: &[Test], args: &[String]) {
         .collect();
     if args.iter().any(|a| a == "--list") {
         chosen.iter().for_each(|(name, _)| println!("{name}: test"));
-        return;
+        return ExitCode::SUCCESS;
     }
     println!("\nrunning {} tests", chosen.len());
     if !nix::unistd::geteuid().is_root() {
         println!("SKIP: needs root");
-        return;
+        return ExitCode::SUCCESS;
     }
     let queue = Mutex::new(chosen.iter());
     let failures = Mutex::new(Vec::new());
@@ -64,8 +64,9 @@ pub fn run_all(tests: &[Test], args: &[String]) {
     println!("\ntest result: {result}. {passed} passed; {} failed", failures.len());
     if !failures.is_empty() {
         println!("failures: {}", failures.join(" "));
-        std::process::exit(101);
+        return ExitCode::FAILURE;
     }
+    ExitCode::SUCCESS
 }
 
 fn run(name: &str) -> (bool, String) {

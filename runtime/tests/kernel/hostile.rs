@@ -1,3 +1,174 @@
-//! To come.
+//! Images and containers that attack the runtime: each test is an incident of another one.
+
+use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::json;
+
+use crate::fixture::{Case, Directory};
 use crate::harness::Test;
-pub const TESTS: &[Test] = &[];
+
+pub const TESTS: &[Test] = &[
+    ("root_cve_2019_16884_proc_is_a_link", proc_is_a_link),
+    ("root_cve_2026_41579_dev_is_a_link", dev_is_a_link),
+    ("root_cve_2024_21626_working_directory_is_a_descriptor", working_directory_is_a_descriptor),
+    ("root_cve_2024_45310_mount_points_stay_inside", mount_points_stay_inside),
+    ("root_cve_2021_30465_mount_target_race", mount_target_race),
+    ("root_cve_2025_31133_null_is_a_link", null_is_a_link),
+    ("root_volume_on_proc_is_refused", volume_on_proc_is_refused),
+    ("root_passwd_is_a_pipe", passwd_is_a_pipe),
+    ("root_process_cannot_be_traced_half_made", not_traceable),
+];
+
+fn proc_is_a_link() {
+    for name in ["proc", "sys"] {
+        let case = Case::new(&["pid"]);
+        let evil = case.root.0.join("evil");
+        std::fs::create_dir(&evil).unwrap();
+        symlink("/evil", case.root.0.join(name)).unwrap();
+        let error = case.run().unwrap_err();
+        assert!(error.to_string().contains(&format!("on /{name}: ")), "{error}");
+        assert!(error.to_string().ends_with("ELOOP"), "{error}");
+    }
+}
+
+fn dev_is_a_link() {
+    let host = Directory::new();
+    for link in [host.0.to_str().unwrap(), "/../../..", "/proc/self/cwd"] {
+        let case = Case::new(&["pid"]);
+        symlink(link, case.root.0.join("dev")).unwrap();
+        assert!(case.run().is_err(), "{link}");
+    }
+    assert_eq!(std::fs::read_dir(&host.0).unwrap().count(), 0);
+}
+
+fn working_directory_is_a_descriptor() {
+    let host = std::fs::File::open("/").unwrap();
+    let _leaky = nix::unistd::dup(&host).unwrap();
+    for n in 0..64 {
+        for cwd in [format!("/proc/self/fd/{n}"), format!("/proc/1/fd/{n}")] {
+            let outcome = Case::new(&["cwd"]).set("/process/cwd", json!(cwd)).run();
+            assert!(outcome.is_err(), "{cwd}: {outcome:?}");
+        }
+    }
+    let case = Case::new(&["cwd"]).set("/process/cwd", json!("/w"));
+    symlink("/proc/self/fd/7", case.root.0.join("w")).unwrap();
+    assert!(case.run().is_err());
+}
+
+fn mount_points_stay_inside() {
+    let host = Directory::new();
+    let case = Case::new(&["cat /data/new/f"]);
+    // As seen from the host, the link leads out; inside, to a place of the image.
+    symlink(&host.0, case.root.0.join("data")).unwrap();
+    std::fs::create_dir_all(case.root.0.join(host.0.strip_prefix("/").unwrap())).unwrap();
+    let volume = Directory::new();
+    std::fs::write(volume.0.join("f"), "volume").unwrap();
+    let outcome = case
+        .set("/mounts/-", json!({"destination": "/data/new", "source": volume.0, "options": ["bind"]}))
+        .run()
+        .unwrap();
+    assert_eq!(outcome.answer(0), "volume");
+    assert_eq!(std::fs::read_dir(&host.0).unwrap().count(), 0);
+}
+
+fn mount_target_race() {
+    // Another container sharing a volume swaps the mount target for a link to the root.
+    let shared = Directory::new();
+    let (place, link, spare) = (shared.0.join("place"), shared.0.join("link"), "place");
+    std::fs::create_dir(&place).unwrap();
+    symlink("/", &link).unwrap();
+    let stop = AtomicBool::new(false);
+    // The swapper is a process, because this one must keep a single thread.
+    // SAFETY: this test process has one thread.
+    let swapper = match unsafe { nix::unistd::fork() }.unwrap() {
+        nix::unistd::ForkResult::Child => {
+            while !stop.load(Ordering::Relaxed) {
+                let flags = rustix::fs::RenameFlags::EXCHANGE;
+                let cwd = rustix::fs::CWD;
+                rustix::fs::renameat_with(cwd, &place, cwd, &link, flags).unwrap();
+            }
+            unreachable!("killed");
+        }
+        nix::unistd::ForkResult::Parent { child } => child,
+    };
+    let volume = Directory::new();
+    std::fs::write(volume.0.join("mark"), "volume").unwrap();
+    let host = std::fs::read_dir("/").unwrap().count();
+    let mut mounted = 0;
+    for _ in 0..100 {
+        let outcome = Case::new(&["ls /", "exists /in-root"])
+            .set("/mounts/-", json!({"destination": "/shared", "source": shared.0, "options": ["bind"]}))
+            .set(
+                "/mounts/-",
+                json!({"destination": format!("/shared/{spare}"), "source": volume.0, "options": ["bind"]}),
+            )
+            .run();
+        // Mounted where asked, on the container's own root, or refused: never on the host.
+        mounted += u32::from(outcome.is_ok());
+        assert!(!std::path::Path::new("/mark").exists());
+    }
+    nix::sys::signal::kill(swapper, nix::sys::signal::SIGKILL).unwrap();
+    nix::sys::wait::waitpid(swapper, None).unwrap();
+    assert_eq!(std::fs::read_dir("/").unwrap().count(), host);
+    assert!(mounted > 0);
+}
+
+fn null_is_a_link() {
+    // No /dev of ours: the image's own, in which null is a link to something worth writing.
+    let mut case = Case::new(&["pid"]);
+    case.spec["mounts"] = json!([{"destination": "/proc", "type": "proc", "source": "proc"}]);
+    std::fs::create_dir(case.root.0.join("dev")).unwrap();
+    symlink("/proc/sys/kernel/core_pattern", case.root.0.join("dev/null")).unwrap();
+    let error = case.run().unwrap_err();
+    assert!(error.to_string().contains("/dev/null"), "{error}");
+}
+
+fn volume_on_proc_is_refused() {
+    let volume = Directory::new();
+    let bind = |to: &str| {
+        let mount = json!({"destination": to, "source": volume.0, "options": ["bind"]});
+        Case::new(&["pid"]).set("/mounts/-", mount).run().map(drop)
+    };
+    for to in ["/proc", "/proc/self", "/proc/sys/net"] {
+        let error = bind(to).unwrap_err();
+        assert!(error.to_string().contains("in a procfs"), "{to}: {error}");
+    }
+    // By way of a link in the image, too.
+    let mut case = Case::new(&["pid"]);
+    symlink("/proc", case.root.0.join("p")).unwrap();
+    case.mounts.push(runtime::container::DetachedMount {
+        fd: crate::fixture::tmpfs("x", "y"),
+        destination: "/p/sys".into(),
+        read_only: false,
+    });
+    let error = case.run().unwrap_err();
+    assert!(error.to_string().contains("in a procfs"), "{error}");
+}
+
+fn passwd_is_a_pipe() {
+    let case = Case::new(&["env"]);
+    std::fs::create_dir(case.root.0.join("etc")).unwrap();
+    nix::unistd::mkfifo(&case.root.0.join("etc/passwd"), nix::sys::stat::Mode::from_bits_truncate(0o644))
+        .unwrap();
+    assert!(case.run().unwrap().answer(0).contains("HOME=/"));
+    let case = Case::new(&["env"]);
+    std::fs::create_dir(case.root.0.join("etc")).unwrap();
+    symlink("/proc/1/environ", case.root.0.join("etc/passwd")).unwrap();
+    assert!(case.run().unwrap().answer(0).contains("HOME=/"));
+}
+
+fn not_traceable() {
+    // Until its program runs, the process cannot be attached to by others of its user.
+    let mut case = Case::new(&["pid"]);
+    let (_reader, stdio) = crate::fixture::output();
+    let created = runtime::container::create(case.request(stdio).unwrap()).unwrap();
+    use std::os::unix::fs::MetadataExt;
+    let owner = std::fs::metadata(format!("/proc/{}/mem", created.pid)).unwrap().uid();
+    assert_eq!(owner, 0);
+    let mut case = Case::new(&["pid"]).set("/process/user", json!({"uid": 77, "gid": 77}));
+    let (_reader, stdio) = crate::fixture::output();
+    let other = runtime::container::create(case.request(stdio).unwrap()).unwrap();
+    let owner = std::fs::metadata(format!("/proc/{}/mem", other.pid)).unwrap().uid();
+    assert_eq!(owner, 0, "not dumpable: its files are root's");
+}

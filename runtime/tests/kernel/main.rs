@@ -2,7 +2,7 @@
 //!
 //! `kernel [FILTER]` runs the tests, each in a re-executed single-threaded process; `kernel --run
 //! NAME` is such a process; `kernel --program COMMAND…` is what runs inside the containers.
-#![allow(missing_docs, clippy::unwrap_used, dead_code)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod cgroup;
 mod container;
@@ -14,7 +14,7 @@ mod hostile;
 mod program;
 mod restrictions;
 
-fn main() {
+fn main() -> std::process::ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let tests =
         [container::TESTS, restrictions::TESTS, exec::TESTS, cgroup::TESTS, failure::TESTS, hostile::TESTS]
@@ -22,6 +22,7 @@ fn main() {
     match args.first().map(String::as_str) {
         Some("--program") => program::main(&args[1..]),
         Some("--run") => harness::run_one(&tests, &args[1]),
-        _ => harness::run_all(&tests, &args),
+        _ => return harness::run_all(&tests, &args),
     }
+    std::process::ExitCode::SUCCESS
 }
