@@ -161,6 +161,14 @@ fn pod_rules() {
         json!([{"name": "A=B", "value": "x"}]),
         &["spec.containers[0].env[0].name"],
     );
+    check("spec.containers.0.restartPolicy", json!("Always"), &["spec.containers[0].restartPolicy"]);
+    check("spec.initContainers", json!([{"name": "i", "image": "x", "restartPolicy": "Always"}]), &[]);
+    check("spec.initContainers", json!([{"name": "a", "image": "x"}]), &["spec.initContainers[0].name"]);
+    check(
+        "metadata.annotations",
+        json!({"podyard.io/pids-limit": "0"}),
+        &["metadata.annotations[podyard.io/pids-limit]"],
+    );
     check("spec.dnsPolicy", json!("None"), &["spec.dnsConfig.nameservers"]);
     check(
         "metadata.ownerReferences",

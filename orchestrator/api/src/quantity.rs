@@ -254,4 +254,33 @@ mod tests {
         check("-1", "-1");
         check("3n", "3n");
     }
+
+    /// What is written is what is read, and order is the order of the numbers.
+    #[test]
+    fn round_trips() {
+        let suffixes = ["n", "u", "m", "", "k", "M", "G", "T", "Ki", "Mi", "Gi", "Ti", "e2", "E-3"];
+        let mut state: u64 = 7;
+        let mut next = move |bound: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % bound
+        };
+        for _ in 0..20_000 {
+            let mut one = || {
+                let suffix = suffixes[next(suffixes.len() as u64) as usize];
+                match next(2) {
+                    0 => format!("{}{suffix}", next(100_000)),
+                    _ => format!("{}.{}{suffix}", next(1000), next(1000)),
+                }
+            };
+            let (left, right) = (one(), one());
+            let (a, b): (Quantity, Quantity) = (left.parse().unwrap(), right.parse().unwrap());
+            assert_eq!(a.to_string().parse(), Ok(a), "{left}");
+            assert_eq!(a.cmp(&b), a.nanos.cmp(&b.nanos), "{left} {right}");
+            assert_eq!(compare(&left, &right), Some(a.cmp(&b)), "{left} {right}");
+            assert!(
+                a.units() as i128 * NANO >= a.nanos && (a.units() as i128 - 1) * NANO < a.nanos,
+                "{left}"
+            );
+        }
+    }
 }

@@ -140,6 +140,10 @@ pub(super) fn resources(resources: &Tree, path: &str, causes: &mut Causes) {
                     if parsed.is_some_and(|q| !q.is_whole() || q == Quantity::from_units(0)) {
                         causes.invalid(&at, value.clone(), "must be a whole number above 0");
                     }
+                    if kind == "limits" {
+                        let hint = "use the pod's annotation podyard.io/pids-limit";
+                        causes.warn(format!("not implemented yet: {at}; {hint}"));
+                    }
                 }
                 "ephemeral-storage" => causes.warn(format!("not implemented yet: {at}")),
                 other if other.starts_with("hugepages-") => {
@@ -201,6 +205,12 @@ fn probe(probe: &Tree, path: &str, field: &str, causes: &mut Causes) {
     if field != "readinessProbe" && probe.get("successThreshold").is_some_and(|n| n.as_i64() != Some(1)) {
         causes.invalid(format!("{path}.successThreshold"), probe["successThreshold"].clone(), "must be 1");
     }
+    if field == "readinessProbe" && probe.contains_key("terminationGracePeriodSeconds") {
+        causes.forbidden(
+            format!("{path}.terminationGracePeriodSeconds"),
+            "must not be set for readinessProbes",
+        );
+    }
     if tree(probe, "exec").is_some_and(|exec| texts(exec, "command").next().is_none()) {
         causes.required(format!("{path}.exec.command"));
     }
@@ -215,6 +225,9 @@ fn probe(probe: &Tree, path: &str, field: &str, causes: &mut Causes) {
     }
     if let Some(get) = tree(probe, "httpGet") {
         causes.one_of(format!("{path}.httpGet.scheme"), text(get, "scheme"), &["HTTP", "HTTPS"]);
+        if text(get, "scheme") == "HTTPS" {
+            causes.warn(format!("not implemented yet: {path}.httpGet.scheme HTTPS: the probe will fail"));
+        }
     }
 }
 

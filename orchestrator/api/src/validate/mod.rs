@@ -106,7 +106,10 @@ pub(crate) fn object(kind: &str, object: &Object, causes: &mut Causes) {
     let empty = Tree::new();
     let spec = tree(root, "spec").unwrap_or(&empty);
     match kind {
-        "Pod" => pod::spec(spec, "spec", causes),
+        "Pod" => {
+            pod::spec(spec, "spec", causes);
+            pids_limit(object, causes);
+        }
         "Service" => service::spec(spec, causes),
         "EndpointSlice" => service::endpoint_slice(root, causes),
         "ReplicaSet" => workload::replica_set(spec, causes),
@@ -116,6 +119,16 @@ pub(crate) fn object(kind: &str, object: &Object, causes: &mut Causes) {
         "StorageClass" => storage::class(root, causes),
         "Event" => event(object, causes),
         _ => {}
+    }
+}
+
+/// The limit of processes of each container, which Kubernetes has no field for.
+fn pids_limit(pod: &Object, causes: &mut Causes) {
+    const NAME: &str = "podyard.io/pids-limit";
+    if let Some(text) = pod.annotation(NAME)
+        && !text.parse::<i64>().is_ok_and(|limit| limit > 0)
+    {
+        causes.invalid(format!("metadata.annotations[{NAME}]"), text, "must be a whole number above 0");
     }
 }
 

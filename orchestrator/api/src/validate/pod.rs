@@ -1,6 +1,6 @@
 //! Pod specs, in pods and in templates.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
@@ -8,19 +8,25 @@ use super::{Causes, Tree, container, items, labels, names, text, texts, tree};
 
 pub(super) fn spec(spec: &Tree, path: &str, causes: &mut Causes) {
     let volumes = volumes(spec, path, causes);
-    let mut names_seen: HashMap<&str, ()> = HashMap::new();
+    let mut names_seen: HashSet<&str> = HashSet::new();
     let mut count = 0;
     for (path, item) in items(spec, path, "containers") {
         count += 1;
         container::container(item, &path, &volumes, causes);
-        names_seen.insert(text(item, "name"), ());
+        names_seen.insert(text(item, "name"));
+        if item.contains_key("restartPolicy") {
+            causes.forbidden(format!("{path}.restartPolicy"), "may not be set for non-init containers");
+        }
     }
     if count == 0 {
         causes.required(format!("{path}.containers"));
     }
     for (path, item) in items(spec, path, "initContainers") {
         container::container(item, &path, &volumes, causes);
-        if names_seen.contains_key(text(item, "name")) {
+        if item.contains_key("restartPolicy") {
+            causes.one_of(format!("{path}.restartPolicy"), text(item, "restartPolicy"), &["Always"]);
+        }
+        if names_seen.contains(text(item, "name")) {
             causes.duplicate(format!("{path}.name"), text(item, "name"));
         }
     }
@@ -139,6 +145,9 @@ fn empty_dir(volume: &Tree, path: &str, causes: &mut Causes) {
     causes.one_of(format!("{path}.emptyDir.medium"), medium, &["", "Memory"]);
     if let Some(limit) = source.get("sizeLimit") {
         container::quantity(limit, &format!("{path}.emptyDir.sizeLimit"), causes);
+        if medium != "Memory" {
+            causes.warn(format!("not implemented yet: {path}.emptyDir.sizeLimit without medium Memory"));
+        }
     }
 }
 

@@ -69,6 +69,9 @@ pub(super) fn class(class: &Tree, causes: &mut Causes) {
     causes.one_of("reclaimPolicy", text(class, "reclaimPolicy"), &["Delete", "Retain"]);
     let modes = ["Immediate", "WaitForFirstConsumer"];
     causes.one_of("volumeBindingMode", text(class, "volumeBindingMode"), &modes);
+    if text(class, "volumeBindingMode") == "WaitForFirstConsumer" {
+        causes.warn("not implemented yet: volumeBindingMode WaitForFirstConsumer: claims bind at once");
+    }
 }
 
 fn access_modes(spec: &Tree, path: &str, causes: &mut Causes) {
