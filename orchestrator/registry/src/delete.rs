@@ -7,7 +7,8 @@
 //! ```
 //!
 //! **Law: only its agent can say that a pod on a node is gone**, also for one that has finished: until then its name
-//! is taken, so that no second incarnation can exist.
+//! is taken, so that no second incarnation can exist. So a node with pods on it is not deleted; and a pod that names a
+//! node nobody has ever seen, which no agent will speak for, is removed by force.
 #![forbid(unsafe_code)]
 
 use api::{Error, Key, Object, Resource, Timestamp, time};
@@ -103,9 +104,36 @@ impl<S: Store> Registry<S> {
                 }
                 plan(object, options, self.now())
             }
+            "pods" if self.is_forsaken(&object, options) => After::Gone(object),
+            "nodes" => {
+                self.check_vacant(&key)?;
+                plan(object, options, self.now())
+            }
             _ => plan(object, options, self.now()),
         };
         Ok(Draft::new(key, Some(record), after))
+    }
+
+    /// Whether force removes a pod: its node does not exist, and it waits for nothing else.
+    fn is_forsaken(&self, pod: &Object, options: &DeleteOptions) -> bool {
+        let node = pod.get_str("spec.nodeName").unwrap_or_default();
+        let is_missing = !node.is_empty() && self.store.get(&Key::core("nodes", "", node)).is_none();
+        is_missing && options.grace_period_secs == Some(0) && pod.finalizers().is_empty()
+    }
+
+    /// Refuses to delete a node that has pods. A pod bound meanwhile checks in its commit that the node is there.
+    fn check_vacant(&self, node: &Key) -> Result<(), Error> {
+        let (_, pods) = self.store.list(Key::core("pods", "", "").resource, None);
+        let is_on_node = |pod: &Record| pod.object().get_str("spec.nodeName") == Some(&node.name);
+        let mut here = pods.into_iter().filter(is_on_node);
+        match here.next() {
+            None => Ok(()),
+            Some(pod) => {
+                let why =
+                    format!("it has {} pods, {} among them: delete them first", 1 + here.count(), pod.key);
+                Err(Error::conflict(node, why))
+            }
+        }
     }
 
     fn delete_namespace(&self, key: &Key, mut object: Object) -> Result<After, Error> {

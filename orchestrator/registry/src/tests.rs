@@ -30,7 +30,10 @@ fn with(change: impl FnOnce(&mut Config)) -> Fixture {
     let mut config =
         Config { clock: Box::new(now), rng: Box::new(StdRng::seed_from_u64(7)), ..Config::default() };
     change(&mut config);
-    block_on(Registry::open(Memory::new(), config)).unwrap()
+    let registry = block_on(Registry::open(Memory::new(), config)).unwrap();
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-0"}});
+    create_in(&registry, "nodes", "", node).unwrap();
+    registry
 }
 
 fn resource(plural: &str) -> &'static Resource {
@@ -287,6 +290,23 @@ fn pods_on_a_node_wait_for_their_agent() {
     assert_eq!(kind(delete(&registry, &pod.key(), wrong)), Kind::Conflict);
     let word = DeleteOptions { uid: Some(pod.uid().into()), ..grace(0) };
     assert!(delete(&registry, &pod.key(), word).unwrap().is_gone);
+}
+
+#[test]
+fn a_node_with_pods_stays_and_a_pod_without_a_node_can_be_forced_away() {
+    let registry = registry();
+    let node = Key::core("nodes", "", "node-0");
+    let force = || DeleteOptions { grace_period_secs: Some(0), ..DeleteOptions::default() };
+    for (name, ip, is_gone) in [("on-node-0", "node-0", false), ("nowhere", "node-7", true)] {
+        create(&registry, "pods", pod_json(name));
+        block_on(registry.bind(&pod_key(name), None, ip, None)).unwrap();
+        assert!(!plainly(&registry, &pod_key(name)).is_gone);
+        assert_eq!(kind(delete(&registry, &node, force())), Kind::Conflict);
+        assert_eq!(delete(&registry, &pod_key(name), force()).unwrap().is_gone, is_gone);
+    }
+    let uid = registry.get(&pod_key("on-node-0")).unwrap().uid().to_owned();
+    delete(&registry, &pod_key("on-node-0"), DeleteOptions { uid: Some(uid), ..force() }).unwrap();
+    assert!(plainly(&registry, &node).is_gone);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use api::{AdmitContext, Admitted, Error, Key, Object, Part, Resource, admit_create, admit_update_with};
 use serde_json::{Value, json};
-use store::{Record, Store};
+use store::{Expect, Op, Record, Store};
 
 use crate::draft::{After, Draft};
 use crate::index::pod_address;
@@ -178,6 +178,11 @@ impl<S: Store> Registry<S> {
             }
             let mut draft = Draft::new(pod.clone(), Some(record), After::Is(object));
             self.check_claims(&old, &mut draft)?;
+            // The node stays while this commits: see `check_vacant`. Its heartbeat is no reason to decide again.
+            let node = Key::core("nodes", "", node);
+            if self.store.get(&node).is_some() {
+                draft.along.push(Op::Check { key: node, expect: Expect::Present });
+            }
             self.take_pod_address(&old, &mut draft)?;
             Ok(draft)
         });

@@ -99,6 +99,8 @@ fn expectations_are_checked(store: &impl Store) {
     let guarded = vec![check(Expect::Revision(9)), put(&key("c"), "", Expect::Any)];
     assert_eq!(conflict(store.commit(guarded)), (a.clone(), Some(revision)));
     assert_eq!(store.commit(vec![check(Expect::Revision(revision))]).wait(), Ok(revision), "no change");
+    assert_eq!(store.commit(vec![check(Expect::Present)]).wait(), Ok(revision));
+    assert_eq!(conflict(store.commit(vec![put(&key("c"), "", Expect::Present)])), (key("c"), None));
     store.commit(vec![delete(&a, Expect::Revision(revision))]).wait().unwrap();
     assert!(store.commit(vec![put(&a, "", Expect::Absent)]).wait().unwrap() > revision);
 }
@@ -288,7 +290,8 @@ pub(crate) fn random_transaction(
     let op = || {
         let key =
             Key::core("pods", ["a", "b"][rng.random_range(0..2)], ["x", "y", "z"][rng.random_range(0..3)]);
-        let expect = match rng.random_range(0..4) {
+        let expect = match rng.random_range(0..5) {
+            4 => Expect::Present,
             0 => Expect::Absent,
             1 => Expect::Revision(model.get(&key).map_or(0, |it| it.0)),
             _ => Expect::Any,

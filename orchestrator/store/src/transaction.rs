@@ -16,6 +16,8 @@ pub enum Expect {
     Any,
     /// There is no such record.
     Absent,
+    /// There is one, at whatever revision.
+    Present,
     /// The record is there, at this revision.
     Revision(u64),
 }
@@ -27,6 +29,7 @@ impl Expect {
         match self {
             Self::Any => true,
             Self::Absent => actual.is_none(),
+            Self::Present => actual.is_some(),
             Self::Revision(revision) => actual == Some(revision),
         }
     }
