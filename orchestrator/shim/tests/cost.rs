@@ -1,4 +1,6 @@
 //! What a shim costs: milliseconds from spawn to ready, memory with a container running.
+//!
+//! `SHIM_BINARY=target/…/release/podyard cargo test -p shim --test cost -- --nocapture` measures the real one.
 
 mod harness;
 

@@ -38,7 +38,9 @@ impl Pod {
         std::fs::create_dir_all(dir.join("logs")).unwrap();
         let toolbox = Toolbox { binary: env!("CARGO_BIN_EXE_shim-standalone").into(), applets: Vec::new() };
         let image = image::ensure(&dir.join("images"), image::HOST, &toolbox).unwrap();
-        let program = Program::open(Path::new(env!("CARGO_BIN_EXE_shim-standalone"))).unwrap();
+        // SHIM_BINARY=…/podyard measures and tests the real one.
+        let binary = std::env::var_os("SHIM_BINARY").unwrap_or(env!("CARGO_BIN_EXE_shim-standalone").into());
+        let program = Program::open(Path::new(&binary)).unwrap();
         let mut pod = Pod { dir, cgroup: format!("/{name}"), image, shim: None, program };
         pod.shim = Some(pod.spawn().unwrap());
         pod
