@@ -1,4 +1,5 @@
 //! The verbs on objects, through a real socket.
+#![allow(clippy::unwrap_used, reason = "a failed expectation of a test panics")]
 
 mod harness;
 

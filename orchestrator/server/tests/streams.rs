@@ -1,4 +1,5 @@
 //! Logs, exec, and the yard's own paths.
+#![allow(clippy::unwrap_used, reason = "a failed expectation of a test panics")]
 
 mod harness;
 

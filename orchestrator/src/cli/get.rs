@@ -1,7 +1,7 @@
 //! `get`: objects as tables, JSON, YAML or names; once, or as they change.
 
 use api::table::table;
-use api::{Key, Object, Resource};
+use api::{Object, Resource};
 use client::{EventKind, ListOptions, WatchOptions};
 
 use super::context::Context;
@@ -169,7 +169,7 @@ async fn collect(
 }
 
 /// One object under the name its kind was asked for by.
-async fn read(context: &Context, resource: &'static Resource, name: &str) -> Result<Object, Error> {
+pub async fn read(context: &Context, resource: &'static Resource, name: &str) -> Result<Object, Error> {
     let path = client::resource_path(resource, Some(context.namespace()), Some(name), None);
     let (object, _) = context.client.request_json(client::Request::get(path)).await?;
     Ok(Object(object))
@@ -269,9 +269,4 @@ async fn watch(context: &Context, group: &Group, args: &Args, format: &Format) -
         }
         // The server ends long watches; go on from where it was.
     }
-}
-
-/// The key of a target in the chosen namespace.
-pub fn key(context: &Context, resource: &'static Resource, name: &str) -> Key {
-    Key::new(resource, context.namespace(), name)
 }

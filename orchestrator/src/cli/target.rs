@@ -13,15 +13,6 @@ pub enum Target {
     Object(&'static Resource, String),
 }
 
-impl Target {
-    /// The kind, as it was named; perhaps an alias.
-    pub fn resource(&self) -> &'static Resource {
-        match self {
-            Target::Kind(resource) | Target::Object(resource, _) => resource,
-        }
-    }
-}
-
 /// The kind a word names.
 ///
 /// # Errors
