@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod boot;
 pub mod desired;
 pub mod env;
@@ -19,8 +20,13 @@ pub mod exec;
 pub mod fault;
 pub mod files;
 pub mod gate;
+pub mod gc;
 pub mod host;
 pub mod journal;
+pub mod logs;
+pub mod namespaces;
+pub mod network;
+pub mod node_object;
 pub mod observed;
 pub mod plan;
 pub mod pod;

@@ -192,6 +192,28 @@ impl Cgroup {
         }
     }
 
+    /// Names of the cgroups directly beneath it, in any hierarchy: what a collector compares with its records.
+    ///
+    /// # Errors
+    /// Only if a directory cannot be read; a cgroup that does not exist has none.
+    pub fn children(&self) -> Result<std::collections::BTreeSet<String>> {
+        let mut names = std::collections::BTreeSet::new();
+        let mut add = |root: &OwnedFd| match openat(root, &self.path, DIR, Mode::empty()) {
+            Ok(dir) => {
+                let below = subdirectories(&dir)?;
+                names.extend(below.iter().map(|name| name.to_string_lossy().into_owned()));
+                Ok(())
+            }
+            Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(e) => Err(e).call(|| format!("openat({:?})", self.path)),
+        };
+        add(&self.tree.root)?;
+        for hierarchy in &self.tree.v1 {
+            add(&hierarchy.root()?)?;
+        }
+        Ok(names)
+    }
+
     /// The live processes in it and below, in the reader's PID namespace. A list to look at, not
     /// to kill by.
     ///
