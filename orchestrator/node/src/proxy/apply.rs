@@ -7,13 +7,14 @@ use netns::nft::Kernel;
 use netns::service::State;
 use netns::{Cidr, Conntrack, Endpoint, Node, Outcome, Result, ServiceTable, Step, VirtualPort};
 
-use super::plan::{Warning, plan};
+use super::plan::{Memory, Warning};
 
 /// The proxy of one node. Holds two sockets inside the node's namespace.
 pub struct Proxy {
     table: ServiceTable<Kernel>,
     conntrack: Conntrack,
     service_cidr: Cidr,
+    memory: Memory,
     /// Served no longer, flows not yet forgotten.
     stale: Vec<(VirtualPort, Endpoint)>,
 }
@@ -23,6 +24,8 @@ pub struct Proxy {
 pub struct Synced {
     /// Whether the kernel differed.
     pub outcome: Outcome,
+    /// Elements written or removed.
+    pub elements: usize,
     /// For the journal: decision, transaction, forgotten flows.
     pub steps: Vec<Step>,
     /// Parts of the objects that are passed over; the same on every call while the objects stay the same.
@@ -39,7 +42,8 @@ impl Proxy {
     pub fn open(node: &Node, table: &str) -> Result<Self> {
         let service_cidr = node.net().service_cidr;
         let table = ServiceTable::open(Kernel::open(node.namespace())?, table, service_cidr)?;
-        Ok(Self { table, conntrack: Conntrack::open(node.namespace())?, service_cidr, stale: Vec::new() })
+        let conntrack = Conntrack::open(node.namespace())?;
+        Ok(Self { table, conntrack, service_cidr, memory: Memory::default(), stale: Vec::new() })
     }
 
     /// Makes the kernel serve exactly these Services with these EndpointSlices, in one transaction. Idempotent.
@@ -56,7 +60,7 @@ impl Proxy {
         slices: impl IntoIterator<Item = &'a Object>,
     ) -> Result<Synced> {
         let started = Instant::now();
-        let plan = plan(services, slices, self.service_cidr);
+        let plan = self.memory.plan(services, slices, self.service_cidr);
         let mut steps = vec![Step {
             effect: format!("plan {} virtual ports", plan.services.0.len()),
             took: started.elapsed(),
@@ -84,7 +88,12 @@ impl Proxy {
             let effect = format!("forget UDP flows of {forgotten} removed endpoints");
             steps.push(Step { effect, took: started.elapsed() });
         }
-        Ok(Synced { outcome: applied.outcome, steps, warnings: plan.warnings })
+        Ok(Synced {
+            outcome: applied.outcome,
+            elements: applied.work.elements,
+            steps,
+            warnings: plan.warnings,
+        })
     }
 
     /// The kernel's elements, read now: the endpoints behind each virtual port, by slot of the maps `ep-0`, `ep-1`, …

@@ -9,6 +9,7 @@
 
 pub mod apply;
 pub mod plan;
+mod view;
 
 pub use apply::{Proxy, Synced};
-pub use plan::{Plan, Warning, plan};
+pub use plan::{Memory, Plan, Warning, plan};

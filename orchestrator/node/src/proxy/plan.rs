@@ -1,18 +1,14 @@
 //! Which endpoints stand behind which virtual port. Pure.
-//!
-//! Source: Kubernetes API reference, Service v1 and EndpointSlice discovery.k8s.io/v1.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::btree_map;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use api::{Key, Object};
-use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use netns::{Cidr, Endpoint, Protocol, Services, VirtualPort};
+use netns::{Cidr, Endpoint, Services, VirtualPort};
 
-/// The label that names an EndpointSlice's Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+use super::view::{ServiceView, SliceView};
 
 /// What the kernel shall hold, and what of the objects it cannot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,18 +20,12 @@ pub struct Plan {
 }
 
 /// A part of an object that the proxy passes over.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Warning {
     /// Whose part.
     pub key: Key,
     /// Which field, and why.
     pub text: String,
-}
-
-impl Warning {
-    fn new(object: &Object, text: impl Into<String>) -> Self {
-        Self { key: object.key(), text: text.into() }
-    }
 }
 
 impl fmt::Display for Warning {
@@ -44,157 +34,159 @@ impl fmt::Display for Warning {
     }
 }
 
-/// (namespace, service) → its slices.
-type Slices<'a> = BTreeMap<(&'a str, String), Vec<(&'a Object, EndpointSlice)>>;
-
 /// The virtual ports of all Services. The order of the objects does not matter.
 ///
 /// An endpoint counts as ready unless it says otherwise. Named target ports are resolved already: a slice carries numbers.
-/// Services without a cluster IP (headless, `ExternalName`) have no virtual port.
+/// Services without a cluster IP (headless, `ExternalName`) have no virtual port. Of two Services that claim the same one, the older
+/// has it.
 pub fn plan<'a>(
     services: impl IntoIterator<Item = &'a Object>,
     slices: impl IntoIterator<Item = &'a Object>,
     service_cidr: Cidr,
 ) -> Plan {
-    let Plan { services: mut wish, mut warnings } = Plan::default();
-    let slices = group(slices, &mut warnings);
-    let mut services: Vec<&Object> = services.into_iter().collect();
-    // First come, first served would depend on the order of a list; ages and names do not.
-    services.sort_by_key(|object| (object.creation_timestamp(), object.key()));
-    for object in services {
-        let (address, spec) = match cluster_ip(object, service_cidr) {
-            Ok(Some(served)) => served,
-            Ok(None) => continue,
-            Err(text) => {
-                warnings.push(Warning::new(object, text));
-                continue;
-            }
-        };
-        if spec.session_affinity.as_deref().is_some_and(|affinity| affinity != "None") {
-            warnings.push(Warning::new(object, "spec.sessionAffinity: not kept, any endpoint may answer"));
-        }
-        let own = (object.namespace(), object.name().to_owned());
-        let slices = slices.get(&own).map_or(&[][..], Vec::as_slice);
-        for port in spec.ports.unwrap_or_default() {
-            match virtual_port(address, &port) {
-                Ok(taken) if wish.0.contains_key(&taken) => {
-                    let text = format!("spec.ports: {taken} belongs to another port or Service already");
-                    warnings.push(Warning::new(object, text));
+    Memory::default().plan(services, slices, service_cidr)
+}
+
+/// Objects understood before, so that a change among 1,000 costs the reading of one. Forgetting it all changes no plan.
+#[derive(Debug, Default)]
+pub struct Memory {
+    services: Known<ServiceView>,
+    slices: Known<Option<SliceView>>,
+}
+
+impl Memory {
+    /// As [`plan()`].
+    pub fn plan<'a>(
+        &mut self,
+        services: impl IntoIterator<Item = &'a Object>,
+        slices: impl IntoIterator<Item = &'a Object>,
+        service_cidr: Cidr,
+    ) -> Plan {
+        let services = self.services.look(services, |object| ServiceView::of(object, service_cidr));
+        let slices = self.slices.look(slices, |object| SliceView::of(object, service_cidr));
+        combine(&services, &slices)
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.services.views.len() + self.slices.views.len()
+    }
+}
+
+/// Views by the object's uid.
+#[derive(Debug)]
+struct Known<V> {
+    views: HashMap<String, Entry<V>>,
+    /// Counts the looks.
+    turn: u64,
+}
+
+#[derive(Debug)]
+struct Entry<V> {
+    /// The resource version that was read.
+    revision: u64,
+    /// The last look that met the object.
+    turn: u64,
+    view: Arc<V>,
+}
+
+impl<V> Default for Known<V> {
+    fn default() -> Self {
+        Self { views: HashMap::new(), turn: 0 }
+    }
+}
+
+impl<V> Known<V> {
+    /// Views of exactly these objects, in their order; all others are forgotten.
+    fn look<'a>(
+        &mut self,
+        objects: impl IntoIterator<Item = &'a Object>,
+        read: impl Fn(&Object) -> V,
+    ) -> Vec<(&'a Object, Arc<V>)> {
+        self.turn += 1;
+        let (turn, mut met) = (self.turn, 0);
+        let mut views = Vec::with_capacity(self.views.len() + 1);
+        for object in objects {
+            let (uid, revision) = (object.uid(), object.resource_version().unwrap_or(0));
+            let known = self.views.get_mut(uid).filter(|entry| entry.revision == revision);
+            let view = if let Some(entry) = known {
+                met += usize::from(entry.turn != turn);
+                entry.turn = turn;
+                Arc::clone(&entry.view)
+            } else {
+                let view = Arc::new(read(object));
+                // Without either it was never stored, and nothing tells two of its states apart.
+                if !uid.is_empty() && revision > 0 {
+                    self.views.insert(uid.to_owned(), Entry { revision, turn, view: Arc::clone(&view) });
+                    met += 1;
                 }
-                Ok(free) => {
-                    let endpoints = endpoints(&port, free.protocol, slices, service_cidr, &mut warnings);
-                    wish.0.insert(free, endpoints);
-                }
-                Err(text) => warnings.push(Warning::new(object, text)),
-            }
-        }
-    }
-    warnings.sort_by(|left, right| (&left.key, &left.text).cmp(&(&right.key, &right.text)));
-    warnings.dedup();
-    Plan { services: wish, warnings }
-}
-
-fn group<'a>(slices: impl IntoIterator<Item = &'a Object>, warnings: &mut Vec<Warning>) -> Slices<'a> {
-    let mut grouped = Slices::new();
-    for object in slices {
-        // Without the label it is nobody's, which is legal.
-        let Some(service) = object.label(SERVICE_NAME) else { continue };
-        match object.view::<EndpointSlice>() {
-            // Other families are for those who speak them.
-            Ok(slice) if slice.address_type != "IPv4" => {}
-            Ok(slice) => {
-                grouped.entry((object.namespace(), service.to_owned())).or_default().push((object, slice))
-            }
-            Err(error) => warnings.push(Warning::new(object, error.to_string())),
-        }
-    }
-    grouped
-}
-
-/// The virtual IP and the spec; none for headless Services.
-fn cluster_ip(object: &Object, service_cidr: Cidr) -> Result<Option<(Ipv4Addr, ServiceSpec)>, String> {
-    let service: Service = object.view().map_err(|error| error.to_string())?;
-    let spec = service.spec.unwrap_or_default();
-    let Some(text) = spec.cluster_ip.as_deref().filter(|text| !text.is_empty() && *text != "None") else {
-        return Ok(None);
-    };
-    match text.parse() {
-        Ok(address) if service_cidr.contains(address) => Ok(Some((address, spec))),
-        Ok(_) => Err(format!("spec.clusterIP: {text} is not in the service CIDR {service_cidr}")),
-        Err(_) => Err(format!("spec.clusterIP: {text} is no IPv4 address")),
-    }
-}
-
-fn virtual_port(address: Ipv4Addr, port: &ServicePort) -> Result<VirtualPort, String> {
-    match (protocol(port.protocol.as_deref()), number(port.port)) {
-        (Some(protocol), Some(port)) => Ok(VirtualPort { address, protocol, port }),
-        _ => {
-            Err(format!("spec.ports: {} {} is no port", port.protocol.as_deref().unwrap_or("TCP"), port.port))
-        }
-    }
-}
-
-fn endpoints(
-    port: &ServicePort,
-    protocol: Protocol,
-    slices: &[(&Object, EndpointSlice)],
-    service_cidr: Cidr,
-    warnings: &mut Vec<Warning>,
-) -> BTreeSet<Endpoint> {
-    let name = port.name.as_deref().unwrap_or_default();
-    let mut found = BTreeSet::new();
-    for (object, slice) in slices {
-        let ports = slice.ports.iter().flatten();
-        let matching = ports
-            .filter(|there| there.name.as_deref().unwrap_or_default() == name)
-            .filter(|there| self::protocol(there.protocol.as_deref()) == Some(protocol));
-        let numbers: Vec<u16> = matching.filter_map(|there| number(there.port?)).collect();
-        for endpoint in &slice.endpoints {
-            if endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) == Some(false) {
-                continue;
-            }
-            // All addresses of an endpoint are the same endpoint: the first will do.
-            let Some(text) = endpoint.addresses.first() else { continue };
-            let Some(address) = text.parse().ok().filter(|&address| reachable(address, service_cidr)) else {
-                warnings.push(Warning::new(
-                    object,
-                    format!("endpoints: {text} is no address that a pod can have"),
-                ));
-                continue;
+                view
             };
-            found.extend(numbers.iter().map(|&port| Endpoint { address, port }));
+            views.push((object, view));
+        }
+        if met != self.views.len() {
+            self.views.retain(|_, entry| entry.turn == turn);
+        }
+        views
+    }
+}
+
+type Views<'a, V> = [(&'a Object, Arc<V>)];
+
+fn combine(services: &Views<'_, ServiceView>, slices: &Views<'_, Option<SliceView>>) -> Plan {
+    let mut plan = Plan::default();
+    let mut of_service: BTreeMap<(&str, &str), Vec<&SliceView>> = BTreeMap::new();
+    for (object, view) in slices {
+        let Some(view) = view.as_ref() else { continue };
+        of_service.entry((&view.service.0, &view.service.1)).or_default().push(view);
+        plan.warnings
+            .extend(view.warnings.iter().map(|text| Warning { key: object.key(), text: text.clone() }));
+    }
+    let mut holders: BTreeMap<VirtualPort, (&ServiceView, &str)> = BTreeMap::new();
+    for (_, view) in services {
+        let warn = |view: &ServiceView, text: String| Warning { key: view.key.clone(), text };
+        plan.warnings.extend(view.warnings.iter().map(|text| warn(view, text.clone())));
+        for (name, port) in &view.ports {
+            let loser = match holders.entry(*port) {
+                btree_map::Entry::Vacant(free) => {
+                    free.insert((view, name));
+                    continue;
+                }
+                btree_map::Entry::Occupied(mut held) => {
+                    let holder = held.get().0;
+                    if (view.created, &view.key) < (holder.created, &holder.key) {
+                        held.insert((view, name)).0
+                    } else {
+                        view
+                    }
+                }
+            };
+            let text = format!("spec.ports: {port} belongs to another port or Service already");
+            plan.warnings.push(warn(loser, text));
         }
     }
-    found
-}
-
-/// Sending a client to these would reach something else than a pod: the client itself, this node, or a circle.
-fn reachable(address: Ipv4Addr, service_cidr: Cidr) -> bool {
-    !(address.is_loopback()
-        || address.is_link_local()
-        || address.is_multicast()
-        || address.is_unspecified()
-        || address.is_broadcast()
-        || service_cidr.contains(address))
-}
-
-fn protocol(name: Option<&str>) -> Option<Protocol> {
-    match name.unwrap_or("TCP") {
-        "TCP" => Some(Protocol::Tcp),
-        "UDP" => Some(Protocol::Udp),
-        "SCTP" => Some(Protocol::Sctp),
-        _ => None,
-    }
-}
-
-fn number(port: i32) -> Option<u16> {
-    u16::try_from(port).ok().filter(|&port| port > 0)
+    let ports = holders.into_iter().map(|(port, (view, name))| {
+        let slices = of_service.get(&(view.key.namespace.as_str(), view.key.name.as_str()));
+        let endpoints = slices.into_iter().flatten().flat_map(|slice| {
+            let numbers =
+                slice.ports.iter().filter(|(there, protocol, _)| there == name && *protocol == port.protocol);
+            numbers.flat_map(|&(_, _, port)| {
+                slice.addresses.iter().map(move |&address| Endpoint { address, port })
+            })
+        });
+        (port, endpoints.collect())
+    });
+    plan.services.0 = ports.collect();
+    plan.warnings.sort();
+    plan.warnings.dedup();
+    plan
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
+    use super::super::view::SERVICE_NAME;
     use super::*;
 
     fn cidr() -> Cidr {
@@ -328,5 +320,68 @@ mod tests {
             "services/default/a: spec.ports: 10.96.0.1:80/tcp belongs to another port or Service already",
         ];
         check(&[young, old], &slices, &expect);
+    }
+
+    fn aged(mut object: Object, revision: u64) -> Object {
+        let uid = format!("uid-{}-{}", object.kind(), object.name());
+        object.set("metadata.uid", uid);
+        object.set_resource_version(Some(revision));
+        object
+    }
+
+    /// Deleting the memory gives the same next plan: at every point of a random history.
+    #[test]
+    fn a_memory_never_changes_the_plan() {
+        let mut seed = 0x1234_5678_9abc_def1_u64;
+        println!("seed {seed}");
+        let mut random = move |below: u64| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed % below
+        };
+        let (mut services, mut slices) = (BTreeMap::new(), BTreeMap::new());
+        let mut memory = Memory::default();
+        for revision in 0..500 {
+            let (name, of) = (format!("s{}", random(6)), format!("s{}", random(6)));
+            let ip = format!("10.96.0.{}", 1 + random(4));
+            match random(6) {
+                0 => drop(services.remove(&name)),
+                1 => drop(slices.remove(&name)),
+                2 | 3 => {
+                    let spec = json!({"clusterIP": ip, "ports": [{"port": 80 + random(2)}]});
+                    services.insert(name.clone(), aged(service(&name, spec), revision));
+                }
+                _ => {
+                    let endpoints = json!([{"addresses": [format!("10.88.0.{}", random(9))]}]);
+                    let ports = json!([{"port": 8080 + random(2)}]);
+                    slices.insert(name.clone(), aged(slice(&name, &of, ports, endpoints), revision));
+                }
+            }
+            let remembered = memory.plan(services.values(), slices.values(), cidr());
+            assert_eq!(remembered, plan(services.values(), slices.values(), cidr()));
+        }
+        assert_eq!(memory.len(), services.len() + slices.len(), "what is gone is forgotten");
+    }
+
+    /// What deciding costs at 1,000 Services when one of them is new: printed, not asserted, because machines differ.
+    #[test]
+    fn cost_of_a_plan_at_1000() {
+        let spec = |index: u32| json!({"clusterIP": cidr().nth(index + 1), "ports": [{"port": 80, "targetPort": 8080}]});
+        let services =
+            (0..1001).map(|index| aged(service(&format!("s{index}"), spec(index)), 1)).collect::<Vec<_>>();
+        let endpoints = json!([{"addresses": ["10.88.0.5"]}, {"addresses": ["10.88.0.6"]}]);
+        let slices: Vec<_> = (0..1001)
+            .map(|index| {
+                let (name, of) = (format!("e{index}"), format!("s{index}"));
+                aged(slice(&name, &of, json!([{"port": 8080}]), endpoints.clone()), 1)
+            })
+            .collect();
+        let mut memory = Memory::default();
+        for count in [1000, 1001] {
+            let started = std::time::Instant::now();
+            let plan = memory.plan(&services[..count], &slices[..count], cidr());
+            println!("{} virtual ports in {:?}", plan.services.0.len(), started.elapsed());
+        }
     }
 }
