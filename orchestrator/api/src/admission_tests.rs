@@ -337,6 +337,45 @@ fn other_kinds() {
     check("events", json!({"involvedObject": {"namespace": "other"}}), &["involvedObject.namespace"]);
 }
 
+/// What was admitted decodes into its view, and admitting it again changes nothing.
+#[test]
+fn admission_is_idempotent_and_typed() {
+    use k8s_openapi::api::{
+        apps::v1 as apps, core::v1 as core, discovery::v1::EndpointSlice, storage::v1 as storage,
+    };
+    fn check<T: serde::de::DeserializeOwned>(kind: &str, mut value: Value) {
+        let resource = resource_by_any_name(kind).unwrap();
+        value["metadata"]["name"] = json!("x");
+        let once = create(kind, value).unwrap().object;
+        once.view::<T>().unwrap();
+        let again = admit_update(resource, &once, once.0.clone(), Part::Main).unwrap().object;
+        assert_eq!(again, once);
+        let status = admit_update(resource, &once, once.0.clone(), Part::Status).unwrap().object;
+        assert_eq!(status, once);
+    }
+    let claim = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": 1}}});
+    let volume =
+        json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1.5Gi"}, "local": {"path": "/x"}});
+    let replica_set = json!({"spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {
+        "metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "a", "image": "b"}]}}}});
+    check::<core::Pod>("pod", pod());
+    check::<core::Service>("svc", json!({"spec": {"ports": [{"port": 80, "targetPort": "http"}]}}));
+    check::<EndpointSlice>(
+        "endpointslice",
+        json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}]}),
+    );
+    check::<apps::ReplicaSet>("rs", replica_set);
+    check::<apps::StatefulSet>("sts", sets());
+    check::<core::PersistentVolumeClaim>("pvc", json!({"spec": claim}));
+    check::<core::PersistentVolume>("pv", json!({"spec": volume}));
+    check::<storage::StorageClass>("sc", json!({"provisioner": "podyard.io/host"}));
+    check::<core::Namespace>("ns", json!({}));
+    check::<core::Node>("node", json!({"status": {"capacity": {"cpu": "2"}}}));
+    let event = json!({"involvedObject": {"namespace": "default"}, "lastTimestamp": "2026-01-02T03:04:05Z",
+        "eventTime": "2026-01-02T03:04:05.000006Z"});
+    check::<core::Event>("events", event);
+}
+
 /// A bound that holds even unoptimised; release takes about a tenth. The figure is printed with `--nocapture`.
 #[test]
 fn a_pod_is_admitted_quickly() {

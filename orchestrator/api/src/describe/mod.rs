@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::object::Object;
-use crate::table::event_source;
+use crate::table::{event_source, printable};
 use crate::time;
 use tabs::Lines;
 
@@ -75,14 +75,17 @@ fn annotations(object: &Object, level: usize, lines: &mut Lines) {
 }
 
 fn map(tree: Option<&Map<String, Value>>, join: &str) -> Vec<String> {
-    tree.into_iter().flatten().map(|(key, value)| format!("{key}{join}{}", shown(value))).collect()
+    tree.into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{}{join}{}", printable(key), shown(value)))
+        .collect()
 }
 
-/// A scalar as text.
+/// A scalar as text of one line.
 fn shown(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => printable(text),
         other => other.to_string(),
     }
 }
@@ -144,7 +147,7 @@ fn events(related: &Related<'_>, lines: &mut Lines) {
         if count > 1 {
             age = format!("{age} (x{count} over {})", time::age(first(event), related.now));
         }
-        let cell = |path: &str| text(event, path).replace('\n', " ");
+        let cell = |path: &str| text(event, path);
         let from = event_source(event);
         let from = from.split(", ").next().unwrap_or("");
         lines.line(

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::{Lines, annotations, date, head, labels, map, shown, text, text_or};
 use crate::object::Object;
+use crate::table::printable;
 
 pub(super) fn pod(pod: &Object, lines: &mut Lines) {
     head(pod, lines);
@@ -130,7 +131,8 @@ fn container(container: &Value, status: Option<&Value>, lines: &mut Lines) {
             lines.line(2, format!("{title}:"));
             for word in words {
                 // A script keeps its lines.
-                shown(word).lines().for_each(|line| lines.line(3, line.replace('\t', "    ")));
+                let word = word.as_str().unwrap_or("");
+                word.lines().for_each(|line| lines.line(3, printable(&line.replace('\t', "    "))));
             }
         }
     }
@@ -167,7 +169,7 @@ fn state(title: &str, state: &Value, lines: &mut Lines) {
         lines.pair(2, title, "Terminated");
         for (name, field) in [("Reason", "reason"), ("Message", "message")] {
             if let Some(value) = ended.get(field) {
-                lines.pair(3, name, shown(value).replace('\n', " "));
+                lines.pair(3, name, shown(value));
             }
         }
         lines.pair(3, "Exit Code", shown(&ended["exitCode"]));
@@ -180,7 +182,7 @@ fn state(title: &str, state: &Value, lines: &mut Lines) {
         lines.pair(2, title, "Waiting");
         for (name, field) in [("Reason", "reason"), ("Message", "message")] {
             if let Some(value) = state["waiting"].get(field) {
-                lines.pair(3, name, shown(value).replace('\n', " "));
+                lines.pair(3, name, shown(value));
             }
         }
     }
@@ -222,7 +224,7 @@ fn environment(container: &Value, lines: &mut Lines) {
         } else if let Some(resource) = from.get("resourceFieldRef") {
             format!(" ({})", shown(&resource["resource"]))
         } else {
-            shown(&variable["value"]).replace('\n', "\\n")
+            shown(&variable["value"])
         };
         lines.pair(3, &shown(&variable["name"]), value);
     }

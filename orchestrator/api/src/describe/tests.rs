@@ -159,3 +159,12 @@ fn other_kinds_name_what_matters() {
         &["Address Type: IPv4", "Ports:", "Port: 80"],
     );
 }
+
+#[test]
+fn nothing_steers_the_terminal() {
+    let mut pod = pod();
+    pod.set("metadata.labels.app", "\u{1b}[2J\nName: other");
+    let text = describe(&pod, &related(&[], &[], &[]));
+    assert!(text.contains("app=\\u{1b}[2J\\nName: other"), "{text}");
+    assert!(!text.contains('\u{1b}'));
+}

@@ -163,10 +163,21 @@ pub fn aligned(lines: &[Vec<String>], gap: usize) -> String {
     text
 }
 
+/// A text fit for one line of a terminal: control characters, which could steer it, are escaped.
+pub fn printable(text: &str) -> String {
+    if !text.contains(char::is_control) {
+        return text.into();
+    }
+    let mut safe = String::with_capacity(text.len());
+    for c in text.trim_end().chars() {
+        if c.is_control() { safe.extend(c.escape_default()) } else { safe.push(c) }
+    }
+    safe
+}
+
 fn cell_text(cell: &Value) -> String {
     match cell {
-        // A message of several lines would break the table.
-        Value::String(text) => text.replace(['\n', '\r', '\t'], " "),
+        Value::String(text) => printable(text),
         Value::Null => "<none>".into(),
         other => other.to_string(),
     }

@@ -104,7 +104,7 @@ fn texts() {
         json!({"type": "Normal", "reason": "Started", "message": "Started\ncontainer a",
             "involvedObject": {"kind": "Pod", "name": "web-0"}, "lastTimestamp": "2026-01-01T00:00:50Z"}),
         false,
-        &["LAST SEEN TYPE REASON OBJECT MESSAGE", "10s Normal Started pod/web-0 Started container a"],
+        &["LAST SEEN TYPE REASON OBJECT MESSAGE", "10s Normal Started pod/web-0 Started\\ncontainer a"],
     );
     check(
         "endpointslice",
