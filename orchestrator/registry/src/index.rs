@@ -65,6 +65,17 @@ impl Index {
         }
     }
 
+    /// Whether two indexes say the same.
+    #[cfg(test)]
+    pub(crate) fn agrees(&self, other: &Self) -> bool {
+        self.pods == other.pods
+            && self.services == other.services
+            && self.addresses == other.addresses
+            && self.claims == other.claims
+            && self.events == other.events
+            && self.event_revisions == other.event_revisions
+    }
+
     fn rebuild(&mut self, store: &impl Store) {
         loop {
             let revision = store.revision();

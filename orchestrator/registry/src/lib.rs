@@ -23,6 +23,8 @@ mod watch;
 mod write;
 
 #[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod tests;
 
 pub use address::Cidr;

@@ -18,7 +18,7 @@ type Fixture = Registry<Memory>;
 
 static SECONDS: AtomicI64 = AtomicI64::new(1_800_000_000);
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     Timestamp::from_second(SECONDS.load(Ordering::Relaxed)).unwrap()
 }
 
@@ -36,21 +36,21 @@ fn with(change: impl FnOnce(&mut Config)) -> Fixture {
     registry
 }
 
-fn resource(plural: &str) -> &'static Resource {
+pub(crate) fn resource(plural: &str) -> &'static Resource {
     ["", "apps"].iter().find_map(|group| resource_by_plural(group, plural)).unwrap()
 }
 
-fn pod_json(name: &str) -> Value {
+pub(crate) fn pod_json(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
         "spec": {"containers": [{"name": "main", "image": "podyard.local/toolbox"}]}})
 }
 
-fn claim_json(name: &str) -> Value {
+pub(crate) fn claim_json(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec":
         {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}})
 }
 
-fn service_json(name: &str, ip: Option<&str>) -> Value {
+pub(crate) fn service_json(name: &str, ip: Option<&str>) -> Value {
     let mut service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
         "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
     if let Some(ip) = ip {
