@@ -1,1 +1,8 @@
-//! To be filled: see the crate table in README.md.
+//! Drives the `podyard` binary from outside: the harness of the end-to-end tests and benchmarks.
+//!
+//! Every test makes a yard of its own, with its own directories, cgroup parent and namespaces, so
+//! that tests run in parallel and leave the machine as it was.
+#![forbid(unsafe_code)]
+
+pub mod harness;
+pub mod snapshot;

@@ -2,14 +2,20 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+mod daemon;
 pub mod toolbox;
 
 use std::process::ExitCode;
 
 /// Runs the program named by the process's arguments.
 ///
-/// The toolbox's applets are looked at before any argument parsing: they run in pods under their own names.
+/// Shims and the toolbox's applets come before any argument parsing: a shim must stay small, and applets run in pods
+/// under their own names.
 pub fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    if words.nth(1).is_some_and(|verb| verb == "shim") {
+        return shim::run(words);
+    }
     let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
     if let Some(code) = toolbox::dispatch(&args) {
         return code;

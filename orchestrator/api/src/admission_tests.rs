@@ -32,7 +32,6 @@ fn sets() -> Value {
             "selector": {"matchLabels": {"app": "db"}},
             "template": {"metadata": {"labels": {"app": "db"}}, "spec": {
                 "containers": [{"name": "a", "image": "i:1", "volumeMounts": [{"name": "data", "mountPath": "/d"}]}],
-                "volumes": [{"name": "data", "emptyDir": {}}],
             }},
             "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {
                 "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}],
@@ -247,7 +246,13 @@ fn immutable_fields() {
     check("pod", &pod(), "spec.tolerations", json!([{"operator": "Exists"}]), &[]);
     check("sts", &sets(), "spec.replicas", json!(5), &[]);
     check("sts", &sets(), "spec.serviceName", json!("x"), &["spec"]);
-    check("sts", &sets(), "spec.volumeClaimTemplates", Value::Null, &["spec"]);
+    check(
+        "sts",
+        &sets(),
+        "spec.volumeClaimTemplates",
+        Value::Null,
+        &["spec.template.spec.containers[0].volumeMounts[0].name", "spec"],
+    );
     check("sts", &sets(), "spec.template.spec.containers.0.image", json!("i:2"), &[]);
     let service =
         json!({"metadata": {"name": "s"}, "spec": {"clusterIP": "10.0.0.1", "ports": [{"port": 80}]}});

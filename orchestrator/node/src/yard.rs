@@ -197,6 +197,11 @@ impl Yard {
         self.netns_dir().join(node)
     }
 
+    /// The node's nf_tables table, in the node's own namespace.
+    pub fn table(&self) -> String {
+        format!("podyard-{}", self.name)
+    }
+
     /// Held by the daemon for as long as it lives.
     pub fn lock_file(&self) -> PathBuf {
         self.run_dir.join("lock")

@@ -138,6 +138,7 @@ impl<S: Store> Server<S> {
         match (yard, method.as_str()) {
             (Yard::Info, "GET") => answer(&self.node.info().await?),
             (Yard::Namespaces, "GET") => answer(&self.node.namespaces().await?),
+            (Yard::Services, "GET") => answer(&self.node.services().await?),
             (Yard::Trace(namespace, name), "GET") => answer(&self.node.trace(pod(namespace, name)).await?),
             (Yard::Step(namespace, name), "GET") => {
                 answer(&self.node.step(pod(namespace, name), StepAction::Show).await?)

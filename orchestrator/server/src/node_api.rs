@@ -9,7 +9,7 @@ use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
-use crate::yard::{Info, NamespaceMap, PodPlan, StepAction, StepState, Trace};
+use crate::yard::{Info, NamespaceMap, PodPlan, ServiceMap, StepAction, StepState, Trace};
 
 /// Which part of a container's log to read. Source: Kubernetes API reference, "read log of the specified Pod".
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,6 +98,9 @@ pub trait NodeApi: Send + Sync + 'static {
 
     /// What would be done for this admitted pod, which need not exist.
     fn plan(&self, pod: Object) -> BoxFuture<'_, Result<PodPlan, Error>>;
+
+    /// What stands behind every virtual port, read from the kernel.
+    fn services(&self) -> BoxFuture<'_, Result<ServiceMap, Error>>;
 
     /// The yard: paths, addresses, versions.
     fn info(&self) -> BoxFuture<'_, Result<Info, Error>>;

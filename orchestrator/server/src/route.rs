@@ -58,6 +58,8 @@ pub enum Yard {
     Info,
     /// `namespaces`
     Namespaces,
+    /// What stands behind virtual ports.
+    Services,
     /// `trace/{ns}/{pod}`
     Trace(String, String),
     /// `step/{ns}/{pod}`
@@ -135,6 +137,7 @@ fn yard(rest: &[&str]) -> Option<Yard> {
     match rest {
         ["info"] => Some(Yard::Info),
         ["namespaces"] => Some(Yard::Namespaces),
+        ["services"] => Some(Yard::Services),
         ["plan"] => Some(Yard::Plan),
         ["trace", namespace, pod] => Some(Yard::Trace((*namespace).to_string(), (*pod).to_string())),
         ["step", namespace, pod] => Some(Yard::Step((*namespace).to_string(), (*pod).to_string())),

@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | `info` | GET | [`Info`] |
 //! | `namespaces` | GET | [`NamespaceMap`] |
+//! | `services` | GET | [`ServiceMap`] |
 //! | `trace/{ns}/{pod}` | GET | [`Trace`] |
 //! | `step/{ns}/{pod}` | GET waits, POST `?action=next\|run` releases | [`StepState`] |
 //! | `plan` | POST a list of objects | [`Plan`] |
@@ -85,6 +86,32 @@ pub struct Process {
     pub pod: Option<String>,
     /// The container, if it belongs to one.
     pub container: Option<String>,
+}
+
+/// What stands behind every virtual port, as the kernel has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceMap {
+    /// Sorted by address, protocol and port.
+    pub services: Vec<VirtualService>,
+    /// Transactions of this daemon's proxy that changed something.
+    pub transactions: u64,
+    /// Map and set elements that they wrote or removed.
+    pub elements: u64,
+}
+
+/// One virtual port.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VirtualService {
+    /// The virtual IP.
+    pub ip: String,
+    /// The port.
+    pub port: u16,
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: String,
+    /// As `address:port`, by slot.
+    pub endpoints: Vec<String>,
 }
 
 /// A step and what it did to the kernel.

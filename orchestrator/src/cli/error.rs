@@ -31,6 +31,8 @@ pub enum Error {
     Several(Vec<Error>),
     /// What was waited for did not happen.
     TimedOut(String),
+    /// The daemon, the demo or the purge ended so.
+    Daemon(Box<dyn std::error::Error + Send + Sync>),
     /// Nobody reads our output any more.
     PipeClosed,
 }
@@ -116,6 +118,7 @@ impl fmt::Display for Error {
             Error::Manifest { place, problem } => write!(f, "{place}: {problem}"),
             Error::Several(errors) => write!(f, "{} errors", errors.len()),
             Error::TimedOut(what) => write!(f, "timed out waiting for {what}"),
+            Error::Daemon(error) => write!(f, "{error}"),
             Error::PipeClosed => f.write_str("write output: broken pipe"),
         }
     }
@@ -126,6 +129,7 @@ impl std::error::Error for Error {
         match self {
             Error::Client(error) => error.source(),
             Error::Io { source, .. } => Some(source),
+            Error::Daemon(error) => error.source(),
             _ => None,
         }
     }

@@ -1,4 +1,4 @@
-//! `up`: the daemon's flags. The daemon itself is `crate::up`.
+//! `up`: the daemon's flags. The daemon itself is `crate::daemon`.
 
 use std::path::{Path, PathBuf};
 
@@ -78,7 +78,8 @@ pub fn run(globals: &Globals, args: Args) -> Outcome {
     if let Some(cidr) = args.service_cidr {
         yard.service_cidr = cidr;
     }
-    Err(Error::Usage(format!("this build holds no daemon for yard {}", yard.name)))
+    crate::daemon::run(yard).map_err(Error::Daemon)?;
+    Ok(0)
 }
 
 #[cfg(test)]

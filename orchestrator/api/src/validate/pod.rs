@@ -7,7 +7,13 @@ use serde_json::Value;
 use super::{Causes, Tree, container, items, labels, names, text, texts, tree};
 
 pub(super) fn spec(spec: &Tree, path: &str, causes: &mut Causes) {
-    let volumes = volumes(spec, path, causes);
+    spec_with(spec, path, &[], causes);
+}
+
+/// `claims` are volumes that the pod's controller will add to it.
+fn spec_with<'a>(spec: &'a Tree, path: &str, claims: &[&'a Tree], causes: &mut Causes) {
+    let mut volumes = volumes(spec, path, causes);
+    volumes.extend(claims.iter().filter_map(|claim| Some((text(tree(claim, "metadata")?, "name"), *claim))));
     let mut names_seen: HashSet<&str> = HashSet::new();
     let mut count = 0;
     for (path, item) in items(spec, path, "containers") {
@@ -66,7 +72,8 @@ pub(super) fn template(owner: &Tree, causes: &mut Causes) {
         super::meta::labels_and_annotations(meta, "spec.template.metadata", causes);
     }
     let Some(pod) = tree(template, "spec") else { return causes.required("spec.template.spec.containers") };
-    spec(pod, "spec.template.spec", causes);
+    let claims: Vec<&Tree> = items(owner, "spec", "volumeClaimTemplates").map(|(_, claim)| claim).collect();
+    spec_with(pod, "spec.template.spec", &claims, causes);
     if matches!(text(pod, "restartPolicy"), "OnFailure" | "Never") {
         causes.one_of("spec.template.spec.restartPolicy", text(pod, "restartPolicy"), &["Always"]);
     }

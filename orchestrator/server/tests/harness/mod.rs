@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use registry::{Config, Registry};
 use serde_json::{Value, json};
-use server::yard::{Info, NamespaceMap, PodPlan, Step, StepAction, StepState, Trace};
+use server::yard::{Info, NamespaceMap, PodPlan, ServiceMap, Step, StepAction, StepState, Trace};
 use server::{ExecRequest, ExecSession, LogOptions, NodeApi, Server, TerminalSize};
 use store::Memory;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -164,6 +164,10 @@ impl NodeApi for FakeNode {
 
     fn step(&self, _pod: Key, action: StepAction) -> BoxFuture<'_, Result<StepState, Error>> {
         Box::pin(async move { Ok(StepState { done: action == StepAction::Run, ..StepState::default() }) })
+    }
+
+    fn services(&self) -> BoxFuture<'_, Result<ServiceMap, Error>> {
+        Box::pin(async { Ok(ServiceMap::default()) })
     }
 
     fn namespaces(&self) -> BoxFuture<'_, Result<NamespaceMap, Error>> {

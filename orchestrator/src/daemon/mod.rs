@@ -1,0 +1,130 @@
+//! `podyard up`: the daemon. Puts the parts together and keeps none of their state.
+//!
+//! ```text
+//!  lock, sweep ─► store ─► registry ─► node's network ─► agent, proxy ─► socket ─► controllers
+//! ```
+//! It may be SIGKILLed at any instant: what runs is held by shims and by the kernel, what is wished by the store.
+
+mod controllers;
+mod node_api;
+mod pods;
+mod proxy;
+mod upstream;
+
+use api::{Kind, Object};
+use node::Yard;
+use node::agent::{self, Agent};
+use node::fault::Fault;
+use node::host::Upstream;
+use registry::Registry;
+use serde_json::json;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Runs the daemon until SIGTERM or SIGINT. Pods run on after it.
+///
+/// # Errors
+/// What keeps it from starting: another daemon on the yard, a kernel without a feature (named), the disk's answer.
+pub fn run(yard: Yard) -> Result<(), Failure> {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Two workers serve a host: what blocks has threads of its own.
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(serve(yard))
+}
+
+async fn serve(yard: Yard) -> Result<(), Failure> {
+    let begun = std::time::Instant::now();
+    let lock = yard.open()?;
+    let store = Arc::new(store::Log::open(&yard.store_dir())?);
+    let config = registry::Config {
+        service_cidr: registry::Cidr::new(yard.service_cidr.network, yard.service_cidr.prefix),
+        ..registry::Config::default()
+    };
+    let registry = Arc::new(Registry::open(Arc::clone(&store), config).await?);
+    ensure_storage_class(&registry).await?;
+    let (network, steps) = node::network::ensure(&yard).await?;
+    for step in steps {
+        tracing::debug!(effect = step.effect, micros = step.took.as_micros() as u64, "node network");
+    }
+    let proxy = proxy::Shared::new(node::proxy::Proxy::open(&network, &yard.table())?);
+    let config = agent::Config {
+        yard: yard.clone(),
+        network,
+        applets: crate::toolbox::names().map(str::to_owned).collect(),
+        nameservers: Vec::new(),
+        fault: Fault::from_environment()?,
+    };
+    let upstream = Arc::new(upstream::Registrar::open(Arc::clone(&registry), &yard.node));
+    let agent = Agent::new(config, Arc::clone(&upstream) as Arc<dyn Upstream>)?;
+    upstream.node(agent.node_object()).await?;
+
+    let local =
+        node_api::LocalNode { agent: Arc::clone(&agent), proxy: Arc::clone(&proxy), info: info_of(&yard) };
+    let server = Arc::new(server::Server::new(Arc::clone(&registry), Arc::new(local)));
+    let listener = server::listen(&yard.socket)?;
+    let mut term = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    info!(
+        socket = %yard.socket.display(),
+        fresh_boot = lock.fresh_boot,
+        took_ms = begun.elapsed().as_millis() as u64,
+        "the yard {} is up",
+        yard.name
+    );
+    let shutdown = async move {
+        tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
+    };
+    tokio::select! {
+        () = server::serve(listener, server, shutdown) => info!("asked to end; pods run on"),
+        () = controllers::drive(registry) => return Err("the store closed under the controllers".into()),
+        () = proxy::run(Arc::clone(&store), proxy) => return Err("the store closed under the proxy".into()),
+        () = pods::feed(store, agent) => return Err("the agent stopped".into()),
+    }
+    Ok(())
+}
+
+/// The class that claims without one get: directories on this host.
+async fn ensure_storage_class<S: store::Store>(registry: &Registry<S>) -> Result<(), api::Error> {
+    let class = Object(json!({
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {
+            "name": "host",
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+        },
+        "provisioner": node::volumes::DRIVER,
+        "reclaimPolicy": "Delete",
+        "volumeBindingMode": "Immediate",
+    }));
+    let key = class.key();
+    match registry.create(key.resource, "", class.0, &registry::WriteOptions::default()).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == Kind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn info_of(yard: &Yard) -> server::yard::Info {
+    let path = |path: &std::path::Path| path.display().to_string();
+    let host_netns = yard.isolated.then(|| path(&yard.host_netns()));
+    server::yard::Info {
+        name: yard.name.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        node: yard.node.clone(),
+        isolated: yard.isolated,
+        data_dir: path(&yard.data_dir),
+        run_dir: path(&yard.run_dir),
+        log_dir: path(&yard.log_dir),
+        socket: path(&yard.socket),
+        cgroup: yard.cgroup_parent.clone(),
+        pod_cidr: yard.pod_cidr.to_string(),
+        service_cidr: yard.service_cidr.to_string(),
+        node_netns: Some(path(&yard.node_netns(&yard.node))),
+        host_netns,
+        started_at: api::time::seconds(jiff::Timestamp::now()),
+    }
+}
