@@ -4,6 +4,7 @@
 //! starts from its process, rights and filter, and the shim's memory need not hold it.
 #![forbid(unsafe_code)]
 
+use crate::cgroup::fresh_cgroup;
 use crate::protocol::{ContainerId, Create, Exec, Failure, FailureKind, ProcessName, Step};
 use crate::sys::{Call, Result};
 use crate::worker::{Outcome, Work};
@@ -48,14 +49,21 @@ pub(crate) fn create(
 ) -> Work {
     let mut trace = Trace { steps: Vec::new(), last: Instant::now() };
     let held: Vec<&str> = namespaces.iter().map(|(kind, _)| *kind).collect();
-    let spec = complete(create, &held)?;
-    keep_spec(pod_dir, &create.container, &spec)?;
-    let plan = plan(spec)?;
+    let prepared = (|| {
+        let spec = complete(create, &held)?;
+        let text = spec.to_string();
+        let plan = plan(spec)?;
+        trace.step("plan the container from its spec");
+        Ok((plan, text, fresh_cgroup(&create.cgroup)?))
+    })();
+    let (plan, spec, cgroup) = match prepared {
+        Ok(prepared) => prepared,
+        // The cgroup, if there is one, is not ours to clear.
+        Err(failure) => return Ok((Outcome::Refused(failure), Vec::new())),
+    };
     let terminal = plan.process.terminal;
     let window = plan.process.window;
-    trace.step("plan the container from its spec");
-
-    let cgroup = Cgroup::create(&create.cgroup)?;
+    keep_spec(pod_dir, &create.container, &spec)?;
     if let Some(resources) = &plan.resources {
         cgroup.apply_limits(resources)?;
     }
@@ -231,7 +239,7 @@ fn spec_path(pod_dir: &Path, container: &ContainerId) -> PathBuf {
     pod_dir.join(SPECS_DIR).join(format!("{container}.json"))
 }
 
-fn keep_spec(pod_dir: &Path, container: &ContainerId, spec: &Value) -> Result<()> {
+fn keep_spec(pod_dir: &Path, container: &ContainerId, spec: &str) -> Result<()> {
     let path = spec_path(pod_dir, container);
     let dir = pod_dir.join(SPECS_DIR);
     match std::fs::create_dir(&dir) {
@@ -241,7 +249,7 @@ fn keep_spec(pod_dir: &Path, container: &ContainerId, spec: &Value) -> Result<()
         _ => {}
     }
     // Not durable: it is of use only while this shim lives.
-    std::fs::write(&path, spec.to_string()).call(|| format!("write {}", path.display()))
+    std::fs::write(&path, spec).call(|| format!("write {}", path.display()))
 }
 
 fn read_spec(pod_dir: &Path, container: &ContainerId) -> Result<Value> {

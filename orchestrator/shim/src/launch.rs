@@ -6,13 +6,13 @@
 //! ```
 #![forbid(unsafe_code)]
 
+use crate::cgroup::fresh_cgroup;
 use crate::frame;
 use crate::protocol::{Failure, FailureKind, SOCKET_FILE};
 use crate::server::Shim;
 use crate::sys::{self, Call, Forked, Result};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use runtime::cgroup::Cgroup;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::ffi::OsString;
@@ -45,9 +45,9 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         Ok((Forked::Parent { .. }, _)) => ExitCode::SUCCESS,
         Ok((Forked::Child, arguments)) => sys::exit_now(live(&arguments, report)),
         Err(failure) => {
-            // Whoever reads the socket tells the user; if nobody does, nobody asked.
-            let _ = tell(&report, &Err(failure.clone()), None);
-            eprintln!("podyard shim: {failure}");
+            if tell(&report, &Err(failure.clone()), None).is_err() {
+                eprintln!("podyard shim: {failure}");
+            }
             ExitCode::FAILURE
         }
     }
@@ -63,7 +63,11 @@ fn parse(args: impl Iterator<Item = OsString>) -> Result<Arguments> {
 
 /// In the launcher: makes the shim, in its cgroup.
 fn birth(arguments: &Arguments) -> Result<Forked> {
-    let cgroup = Cgroup::create(&arguments.cgroup)?;
+    // Another shim, or a worker of a dead one that has not been fenced.
+    let cgroup = fresh_cgroup(&arguments.cgroup).map_err(|failure| match failure.kind {
+        FailureKind::Conflict => Failure { kind: FailureKind::AlreadyExists, ..failure },
+        _ => failure,
+    })?;
     sys::fork(0, Some(cgroup.dir()?.as_fd()))
 }
 

@@ -22,6 +22,7 @@
 #![deny(unsafe_code)]
 
 mod build;
+mod cgroup;
 pub mod client;
 mod clock;
 mod connection;

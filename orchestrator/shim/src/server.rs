@@ -378,6 +378,10 @@ impl Shim {
             Ok((Outcome::Created { process, steps }, fds)) if (2..=3).contains(&fds.len()) => {
                 (process, steps, fds)
             }
+            Ok((Outcome::Refused(failure), _)) => {
+                self.containers.remove(id);
+                return self.answer(ask, Err(failure), Vec::new());
+            }
             Ok(_) => return self.undo(id, ask, wrong_outcome()),
             Err(failure) => return self.undo(id, ask, failure),
         };

@@ -107,7 +107,7 @@ impl Held {
         if cgroup.is_empty() {
             return Err(Failure::new(FailureKind::Invalid, "pauseCgroup: is required with sharePid"));
         }
-        let cgroup = runtime::cgroup::Cgroup::create(cgroup)?;
+        let cgroup = crate::cgroup::fresh_cgroup(cgroup)?;
         let dir = cgroup.dir()?;
         // The pause process joins the others before it gives up its rights.
         let joins: Vec<_> = self.iter().map(|(_, fd)| fd).collect();

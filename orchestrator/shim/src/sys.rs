@@ -143,9 +143,13 @@ pub(crate) fn set_name(name: &std::ffi::CStr) -> Result<()> {
     check(i64::from(answer), || "prctl(PR_SET_NAME)".into()).map(drop)
 }
 
-/// Has this process killed when its parent ends.
-pub(crate) fn die_with_parent() -> Result<()> {
-    prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, "PR_SET_PDEATHSIG")
+/// Has this process killed when its parent, `parent`, ends; fails if it has ended already.
+pub(crate) fn die_with_parent(parent: i32) -> Result<()> {
+    prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, "PR_SET_PDEATHSIG")?;
+    if nix::unistd::getppid().as_raw() == parent {
+        return Ok(());
+    }
+    Err(Failure::new(FailureKind::Internal, "the shim has ended"))
 }
 
 fn prctl(option: i32, value: i32, name: &str) -> Result<()> {

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 pub(crate) enum Outcome {
     /// Fds: pidfd, start gate.
     Created { process: ProcessName, steps: Vec<Step> },
+    /// Nothing was made for the container: there is nothing to undo.
+    Refused(Failure),
     /// Fds: pidfd, and the terminal's master if there is one.
     Executing { process: ProcessName },
     /// The record is on disk, or the reason why not.
@@ -54,6 +56,7 @@ impl Worker {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
                 .call(|| "socketpair(AF_UNIX, SOCK_STREAM)".into())?;
         rustix::io::ioctl_fionbio(&ours, true).call(|| "ioctl(FIONBIO)".into())?;
+        let shim = std::process::id().cast_signed();
         match sys::fork(0, None)? {
             Forked::Parent { pid, pidfd } => Ok(Worker {
                 pid,
@@ -65,7 +68,7 @@ impl Worker {
             Forked::Child => {
                 let keep: Vec<RawFd> =
                     keep.iter().map(AsRawFd::as_raw_fd).chain([theirs.as_raw_fd()]).collect();
-                sys::exit_now(work(name, &keep, theirs.as_fd(), body))
+                sys::exit_now(work(name, shim, &keep, theirs.as_fd(), body))
             }
         }
     }
@@ -101,9 +104,9 @@ impl Worker {
     }
 }
 
-fn work(name: &CStr, keep: &[RawFd], channel: BorrowedFd<'_>, body: impl FnOnce() -> Work) -> i32 {
+fn work(name: &CStr, shim: i32, keep: &[RawFd], channel: BorrowedFd<'_>, body: impl FnOnce() -> Work) -> i32 {
     let prepared =
-        sys::close_all_but(keep).and_then(|()| sys::die_with_parent()).and_then(|()| sys::set_name(name));
+        sys::close_all_but(keep).and_then(|()| sys::die_with_parent(shim)).and_then(|()| sys::set_name(name));
     let work = prepared.and_then(|()| {
         // A panic must not unwind into the copy of the shim's loop.
         catch_unwind(AssertUnwindSafe(body))

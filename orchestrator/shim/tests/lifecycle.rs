@@ -291,10 +291,12 @@ fn root_shutdown_is_refused_while_a_container_runs() {
     assert!(!pod.dir.join(SOCKET_FILE).exists());
 }
 
-/// A request whose worker waits for ever: the container's cgroup is frozen, so its init is born asleep.
-fn create_in_frozen_cgroup(pod: &Pod, container: &ContainerId) -> Create {
-    let create = pod.create_request(container, &["/bin/true"]);
-    let cgroup = runtime::cgroup::Cgroup::create(&create.cgroup).expect("create the cgroup");
+/// A request whose worker waits for ever: the cgroup above the container's is frozen, so its init is born asleep.
+fn create_frozen(pod: &Pod, container: &ContainerId) -> Create {
+    let mut create = pod.create_request(container, &["/bin/true"]);
+    let above = format!("{}/pod/cold", pod.cgroup);
+    create.cgroup = format!("{above}/{container}");
+    let cgroup = runtime::cgroup::Cgroup::create(&above).expect("create the cgroup");
     let dir = cgroup.dir().expect("open the cgroup");
     let freeze = format!("/proc/self/fd/{}/cgroup.freeze", std::os::fd::AsRawFd::as_raw_fd(&dir));
     std::fs::write(freeze, "1").expect("freeze the cgroup");
@@ -308,16 +310,79 @@ fn root_a_worker_that_hangs_hits_its_deadline() {
     }
     let (pod, mut client) = Pod::ready();
     let web = id("web", 0);
-    let mut create = create_in_frozen_cgroup(&pod, &web);
+    let mut create = create_frozen(&pod, &web);
     create.deadline_ms = 200;
     let began = Instant::now();
     let failure = client.call(Verb::Create(Box::new(create)), &[]).unwrap_err();
     assert_eq!(failure.kind, FailureKind::Timeout, "{failure}");
     assert!(began.elapsed() >= Duration::from_millis(200));
     assert!(state(&mut client).containers.is_empty());
-    assert!(runtime::cgroup::Cgroup::open(format!("{}/pod/web.0", pod.cgroup)).is_err(), "cgroup is left");
+    assert!(
+        runtime::cgroup::Cgroup::open(format!("{}/pod/cold/web.0", pod.cgroup)).is_err(),
+        "cgroup is left"
+    );
     pod.run(&mut client, &web, "exit 4");
     assert_eq!(pod.wait(&web).code, 4);
+    assert_eq!(pod.shim_log(), "");
+}
+
+#[test]
+fn root_a_shim_killed_in_the_middle_of_a_create_leaves_nothing() {
+    if !is_root() {
+        return;
+    }
+    let (mut pod, mut client) = Pod::ready();
+    let create = create_frozen(&pod, &id("web", 0));
+    let shim = pod.shim.as_ref().unwrap().process.pid;
+    std::thread::scope(|scope| {
+        let creating = scope.spawn(|| pod.client().call(Verb::Create(Box::new(create)), &[]).unwrap_err());
+        let cgroup = runtime::cgroup::Cgroup::open(format!("{}/pod/cold", pod.cgroup)).unwrap();
+        eventually("an init, asleep", || cgroup.populated().unwrap());
+        assert_eq!(state(&mut client).containers[0].process, None, "the shim has not heard of it");
+        kill(shim);
+        creating.join().unwrap();
+    });
+    // By itself, without the daemon: the worker has gone with its shim.
+    let shims = runtime::cgroup::Cgroup::open(format!("{}/shims", pod.cgroup)).unwrap();
+    assert!(shims.wait_empty(Duration::from_secs(10)).unwrap(), "a worker outlives its shim");
+    pod.fence();
+    assert!(!shim::spawn::is_alive(&pod.dir).unwrap(), "somebody still holds the lock");
+    pod.shim = Some(pod.spawn().unwrap());
+    assert!(state(&mut pod.client()).containers.is_empty());
+}
+
+#[test]
+fn root_a_cgroup_with_processes_is_not_used() {
+    if !is_root() {
+        return;
+    }
+    let (pod, mut client) = Pod::ready();
+    let process = pod.run(&mut client, &id("web", 0), "echo ready; exec sleep 1000");
+    let mut create = pod.create_request(&id("other", 0), &["/bin/true"]);
+    create.cgroup = format!("{}/pod/web.0", pod.cgroup);
+    let failure = client.call(Verb::Create(Box::new(create)), &[]).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Conflict, "{failure}");
+    assert_eq!(state(&mut client).containers.len(), 1);
+    let wait = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+    let (_, pidfds) = client.call(Verb::Pidfd(id("web", 0)), &[]).unwrap();
+    let mut ended = [rustix::event::PollFd::new(&pidfds[0], rustix::event::PollFlags::IN)];
+    assert_eq!(rustix::event::poll(&mut ended, Some(&wait)).unwrap(), 0, "what is in it was killed");
+    assert!(process.exists());
+}
+
+#[test]
+fn root_a_terminals_output_is_logged() {
+    if !is_root() {
+        return;
+    }
+    let (pod, mut client) = Pod::ready();
+    let web = id("web", 0);
+    let mut create = pod.create_request(&web, &["/bin/sh", "-c", "tty; echo err >&2"]);
+    create.spec["process"]["terminal"] = true.into();
+    client.call(Verb::Create(Box::new(create)), &[]).unwrap();
+    client.call(Verb::Start(web.clone()), &[]).unwrap();
+    assert_eq!(pod.wait(&web).code, 0);
+    assert_eq!(pod.log(&web), "stdout F /dev/pts/0\r\nstdout F err\r\n");
     assert_eq!(pod.shim_log(), "");
 }
 
@@ -328,7 +393,7 @@ fn root_a_killed_worker_is_undone_and_others_are_served_meanwhile() {
     }
     let (pod, mut client) = Pod::ready();
     let web = id("web", 0);
-    let create = create_in_frozen_cgroup(&pod, &web);
+    let create = create_frozen(&pod, &web);
     let shim = pod.shim.as_ref().unwrap().process.pid;
     std::thread::scope(|scope| {
         let creating = scope.spawn(|| pod.client().call(Verb::Create(Box::new(create)), &[]).unwrap_err());
@@ -344,8 +409,7 @@ fn root_a_killed_worker_is_undone_and_others_are_served_meanwhile() {
         assert_eq!(client.call(Verb::Create(Box::new(again)), &[]).unwrap_err().kind, FailureKind::Busy);
         assert_eq!(client.call(Verb::Shutdown, &[]).unwrap_err().kind, FailureKind::Busy);
         let worker = children(shim).into_iter().find(|pid| comm(*pid) == "shim-create").unwrap();
-        let worker = rustix::process::Pid::from_raw(worker).unwrap();
-        rustix::process::kill_process(worker, rustix::process::Signal::KILL).unwrap();
+        kill(worker);
         let failure = creating.join().unwrap();
         assert!(failure.message.contains("signal 9"), "{failure}");
     });
@@ -432,4 +496,10 @@ fn children(pid: i32) -> Vec<i32> {
 
 fn comm(pid: i32) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
+}
+
+#[allow(clippy::unwrap_used, reason = "a test helper")]
+fn kill(pid: i32) {
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }

@@ -74,7 +74,7 @@ impl Pod {
     /// The text of a container's log, without time stamps.
     pub fn log(&self, id: &ContainerId) -> String {
         let text = std::fs::read_to_string(self.log_path(id)).unwrap_or_default();
-        text.lines().map(|line| format!("{}\n", line.split_once(' ').unwrap().1)).collect()
+        text.split_terminator('\n').map(|line| format!("{}\n", line.split_once(' ').unwrap().1)).collect()
     }
 
     pub fn create_request(&self, id: &ContainerId, args: &[&str]) -> Create {
@@ -125,15 +125,17 @@ impl Pod {
         std::fs::read_to_string(self.dir.join("shim.log")).unwrap_or_default()
     }
 
-    /// Ends the shim and, by cgroup, the pod, as the daemon does.
+    /// Ends the shim with its workers, then the pod, as the daemon does.
     pub fn fence(&mut self) {
         if let Some(shim) = self.shim.take() {
             let _ = rustix::process::pidfd_send_signal(&shim.pidfd, rustix::process::Signal::KILL);
             wait_end(&shim.pidfd);
         }
-        let Ok(cgroup) = Cgroup::open(format!("{}/pod", self.cgroup)) else { return };
-        cgroup.kill().unwrap();
-        assert!(cgroup.wait_empty(Duration::from_secs(10)).unwrap(), "pod cgroup stays populated");
+        for part in ["shims", "pod"] {
+            let Ok(cgroup) = Cgroup::open(format!("{}/{part}", self.cgroup)) else { continue };
+            cgroup.kill().unwrap();
+            assert!(cgroup.wait_empty(Duration::from_secs(10)).unwrap(), "cgroup {part} stays populated");
+        }
     }
 }
 
