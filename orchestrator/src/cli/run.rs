@@ -1,6 +1,10 @@
-//! `run`: a pod of one container; with `-i` its streams are ours, with `--step` it starts step by step.
+//! `run`: a pod of one container; with `-i` a command in it has our streams, with `--step` it starts step by step.
+//!
+//! A container's own input is not served yet. So with `-i` the container sleeps, and the command runs beside it as an
+//! exec; the pod's spec says so. Everything that a shell is wanted for works the same.
 
 use std::io::BufRead as _;
+use std::time::{Duration, Instant};
 
 use api::{Key, Object};
 use client::{DeleteOptions, EventKind, ExecOptions, LogOptions, Request, WatchOptions, WriteOptions};
@@ -13,6 +17,9 @@ use super::delete::until_gone;
 use super::error::{Error, Outcome};
 use super::print::{self, Format};
 use super::{stdio, trace};
+
+/// How long a node may take to look at a pod that was bound to it.
+const SEEN_WITHIN: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -39,10 +46,10 @@ pub struct Args {
     /// Delete the pod once it has ended
     #[arg(long)]
     rm: bool,
-    /// Pass our standard input on
+    /// Run the command (default: sh) on our standard input, beside a container that sleeps
     #[arg(long, short = 'i')]
     stdin: bool,
-    /// Give the container a terminal
+    /// Give the command a terminal
     #[arg(long, short = 't')]
     tty: bool,
     /// Join the container's output [default with -i or --rm]
@@ -114,15 +121,17 @@ async fn follow(context: &Context, args: &Args, key: &Key, joins: bool) -> Outco
         return Ok(0);
     }
     let pod = until_started(context, key).await?;
-    if args.stdin && pod.get_str("status.phase") == Some("Running") {
-        if args.tty {
+    if args.stdin {
+        if pod.get_str("status.phase") != Some("Running") {
+            return Err(Error::Usage(format!("pod {} has ended already", key.name)));
+        }
+        let tty = args.tty && stdio::is_terminal();
+        if tty {
             context.note("If you don't see a command prompt, try pressing enter.");
         }
-        let container = Some(args.name.clone());
-        let tty = args.tty && stdio::is_terminal();
-        let options = ExecOptions { container, command: Vec::new(), stdin: true, tty };
-        let code = stdio::carry(context, key, &options).await?;
-        return Ok(stdio::exit_code(code));
+        let options =
+            ExecOptions { container: Some(args.name.clone()), command: inner(args), stdin: true, tty };
+        return Ok(stdio::exit_code(stdio::carry(context, key, &options).await?));
     }
     let options = LogOptions { follow: true, ..LogOptions::default() };
     let mut log = context.client.logs(key, &options).await?;
@@ -136,6 +145,11 @@ async fn follow(context: &Context, args: &Args, key: &Key, joins: bool) -> Outco
         .await?;
     let code = pod.get_i64("status.containerStatuses.0.state.terminated.exitCode").unwrap_or(0);
     Ok(u8::try_from(code).unwrap_or(1))
+}
+
+/// What runs beside a container that sleeps.
+fn inner(args: &Args) -> Vec<String> {
+    if args.args.is_empty() { vec!["sh".to_string()] } else { args.args.clone() }
 }
 
 async fn remove(context: &Context, key: &Key, uid: &str) -> Result<(), Error> {
@@ -207,12 +221,24 @@ async fn until(context: &Context, key: &Key, is_so: impl Fn(&Object) -> bool) ->
 /// The pod's annotation holds it, not this program: leave, and it stays paused until `q` or another `--step` is done.
 async fn step(context: &Context, key: &Key) -> Result<(), Error> {
     let path = format!("/podyard/v1/step/{}/{}", client::encode(&key.namespace), client::encode(&key.name));
+    until(context, key, |pod| pod.get_str("spec.nodeName").is_some()).await?;
     context.note(
         "Enter: one step.  r: run the rest.  Meanwhile look around, for example with `podyard ns map`.",
     );
     let mut request = Request::get(&path);
+    let seen_by = Instant::now() + SEEN_WITHIN;
     loop {
-        let (state, _) = context.client.request_json(request).await?;
+        let state = match context.client.request_json(request).await {
+            Ok((state, _)) => state,
+            // The node has not seen its new pod yet.
+            Err(error) if error.is_not_found() && Instant::now() < seen_by => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                context.client.get(key).await?;
+                request = Request::get(&path);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         let state: StepState = serde_json::from_value(state)
             .map_err(|error| Error::Usage(format!("the daemon's answer is garbled: {error}")))?;
         if let Some(last) = &state.last {
@@ -252,7 +278,9 @@ async fn ask() -> Result<&'static str, Error> {
 fn pod(args: &Args, namespace: &str) -> Result<Value, Error> {
     let mut container = json!({"name": args.name, "image": args.image});
     let words = Value::from(args.args.clone());
-    if args.command {
+    if args.stdin {
+        container["command"] = json!(["sleep", "infinity"]);
+    } else if args.command {
         if args.args.is_empty() {
             return Err(Error::Usage("--command needs a command after --".to_string()));
         }
@@ -266,13 +294,6 @@ fn pod(args: &Args, namespace: &str) -> Result<Value, Error> {
     }
     if let Some(port) = args.port {
         container["ports"] = json!([{"containerPort": port}]);
-    }
-    if args.stdin {
-        container["stdin"] = true.into();
-        container["stdinOnce"] = true.into();
-    }
-    if args.tty {
-        container["tty"] = true.into();
     }
     let mut labels: Map<String, Value> = pairs("--labels", &args.labels)?.into_iter().collect();
     if labels.is_empty() {
@@ -289,6 +310,10 @@ fn pod(args: &Args, namespace: &str) -> Result<Value, Error> {
         "metadata": {"name": args.name, "namespace": namespace, "labels": labels},
         "spec": {"containers": [container], "restartPolicy": args.restart},
     });
+    if args.stdin {
+        // The first process of a PID namespace does not hear SIGTERM unless it asks to; `sleep` does not.
+        pod["spec"]["terminationGracePeriodSeconds"] = 1.into();
+    }
     if !annotations.is_empty() {
         pod["metadata"]["annotations"] = annotations.into();
     }
@@ -332,6 +357,12 @@ mod tests {
         );
         assert_eq!(made("run a --image i").unwrap()["metadata"]["labels"], json!({"run": "a"}));
         assert_eq!(made("run a --image i -- x").unwrap()["spec"]["containers"][0]["args"], json!(["x"]));
+        let shell = made("run a --image i -it -- bash").unwrap();
+        assert_eq!(
+            shell["spec"]["containers"][0]["command"],
+            json!(["sleep", "infinity"]),
+            "bash is an exec"
+        );
         assert!(made("run a --image i --env A").is_err());
         assert!(made("run a --image i --command").is_err());
     }
