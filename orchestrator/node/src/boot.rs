@@ -39,7 +39,7 @@ impl Yard {
     pub fn open(&self) -> Result<YardLock> {
         self.ensure_dir(&self.data_dir)?;
         self.ensure_dir(&self.run_dir)?;
-        create_dir(&self.log_dir, 0o755)?;
+        crate::purge::make_log_dir(self)?;
         let lock = lock(&self.lock_file())?;
         let fresh_boot = self.stamp(&boot_id()?)?;
         for dir in [
@@ -102,7 +102,7 @@ impl Yard {
 }
 
 /// Takes an exclusive lock for as long as the descriptor lives. Source: flock(2).
-fn lock(path: &Path) -> Result<OwnedFd> {
+pub(crate) fn lock(path: &Path) -> Result<OwnedFd> {
     let file = fs::OpenOptions::new()
         .create(true)
         .truncate(false)

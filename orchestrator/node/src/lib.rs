@@ -32,6 +32,7 @@ pub mod plan;
 pub mod pod;
 pub mod probe;
 pub mod proxy;
+pub mod purge;
 pub mod record;
 pub mod shim_client;
 pub mod spec;
