@@ -138,6 +138,24 @@ pub(crate) fn skeleton(host: &Path) -> Result<Skeleton, Error> {
     Ok(skeleton)
 }
 
+/// Changes when what [`skeleton`] reads has changed: a file of the list replaced or rewritten, a name in a directory
+/// of the list added, removed or replaced. Costs one stat(2) each.
+pub(crate) fn stamp(host: &Path) -> String {
+    let mut fingerprint = Fingerprint::new();
+    for path in COPIED.iter().chain(&["."]) {
+        let Ok(stat) = fs::symlink_metadata(host.join(path)) else {
+            fingerprint.field(b"absent");
+            continue;
+        };
+        for number in
+            [stat.ino(), stat.size(), stat.mtime().cast_unsigned(), stat.mtime_nsec().cast_unsigned()]
+        {
+            fingerprint.field(&number.to_le_bytes());
+        }
+    }
+    fingerprint.hex()
+}
+
 /// The skeleton for the toolbox: one program under many names.
 pub(crate) fn toolbox_skeleton(applets: &[String]) -> Skeleton {
     let mut skeleton = base();
@@ -289,6 +307,10 @@ mod tests {
             let earlier = skeleton.entries[..index].iter().any(|other| other.path == parent);
             assert!(parent.as_os_str().is_empty() || earlier, "{} precedes its parent", entry.path.display());
         }
+        let before = stamp(&host);
+        assert_eq!(before, stamp(&host));
+        fs::write(host.join("etc/ssl/certs/new.crt"), "x").unwrap();
+        assert_ne!(before, stamp(&host));
         fs::remove_dir_all(host).unwrap();
     }
 }

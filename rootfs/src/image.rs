@@ -21,6 +21,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// Reference of the image made of the host's own programs.
 pub const HOST: &str = "podyard.local/host";
@@ -126,7 +127,32 @@ fn normalize(reference: &str) -> &str {
     reference.strip_suffix(":latest").unwrap_or(reference)
 }
 
+/// The last host image described, so that a thousand containers do not read a thousand certificates each.
+static LAST_HOST: Mutex<Option<Described>> = Mutex::new(None);
+
+struct Described {
+    images: PathBuf,
+    /// [`host::stamp`] when it was read.
+    stamp: String,
+    image: Image,
+}
+
 fn ensure_host(images: &Path) -> Result<Image, Error> {
+    // Before reading: a change meanwhile makes the next call read again.
+    let stamp = host::stamp(Path::new("/"));
+    // A panic elsewhere leaves a whole value, or none.
+    let mut last = LAST_HOST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = last.as_ref().filter(|known| known.images == images && known.stamp == stamp)
+        && known.image.layers.iter().all(|layer| layer.lower.iter().all(|lower| lower.is_dir()))
+    {
+        return Ok(known.image.clone());
+    }
+    let image = build_host(images)?;
+    *last = Some(Described { images: images.to_owned(), stamp, image: image.clone() });
+    Ok(image)
+}
+
+fn build_host(images: &Path) -> Result<Image, Error> {
     let skeleton = host::skeleton(Path::new("/")).context(|| "read the host's /etc".into())?;
     let mut fingerprint = Fingerprint::new();
     fingerprint.field(GENERATION);

@@ -170,6 +170,26 @@ fn root_the_toolbox_is_a_copy_with_its_applets() {
 }
 
 #[test]
+fn root_images_nobody_uses_are_swept_and_made_again() {
+    if !is_root() {
+        return;
+    }
+    let scratch = Scratch::new("sweep");
+    let images = scratch.0.join("images");
+    let (host, toolbox) = (scratch.image(image::HOST), scratch.image(image::TOOLBOX));
+    assert_eq!(scratch.image(image::HOST), host, "the same host, the same image");
+    let used = host.layers[0].lower[0].clone();
+    fs::create_dir(images.join(".new.1.0.host.x")).unwrap();
+    let swept = image::sweep(&images, &[used.clone()].into()).unwrap();
+    assert_eq!(swept.len(), 2, "{swept:?}");
+    assert!(used.is_dir() && !toolbox.layers[0].lower[0].exists());
+    image::sweep(&images, &[].into()).unwrap();
+    assert_eq!(scratch.image(image::HOST), host);
+    assert!(used.join("etc/passwd").exists());
+    assert_eq!(scratch.image(image::TOOLBOX), toolbox);
+}
+
+#[test]
 fn unknown_images_are_refused_by_name() {
     let toolbox = Toolbox { binary: "/proc/self/exe".into(), applets: Vec::new() };
     let error = image::ensure(Path::new("/nonexistent"), "docker.io/library/nginx", &toolbox).unwrap_err();
