@@ -46,11 +46,11 @@ pub(crate) struct Directory {
 impl Directory {
     /// Makes the directory if it is missing, and locks it. `WouldBlock` if another holds it.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        if !path.is_dir() {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                File::open(parent)?.sync_all()?;
-            }
+        // Each new directory is a name in its parent, which a crash must not lose either.
+        let missing: Vec<&Path> = path.ancestors().take_while(|it| !it.is_dir()).collect();
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        for parent in missing.into_iter().filter_map(Path::parent) {
+            File::open(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?.sync_all()?;
         }
         let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(path.join("lock"))?;
         lock.try_lock()?;

@@ -28,7 +28,7 @@ pub use replay::{OpenError, Report};
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use api::{Key, Resource};
@@ -54,6 +54,7 @@ pub struct Log {
     queue: Arc<Queue>,
     writer: Option<JoinHandle<()>>,
     opened: Report,
+    failure: Arc<OnceLock<Arc<str>>>,
 }
 
 impl fmt::Debug for Log {
@@ -105,7 +106,7 @@ impl Log {
         sweep(disk.as_mut(), number).map_err(io("sweep old segments"))?;
         disk.sync_names().map_err(io("sync the names of the segments"))?;
 
-        let queue = Arc::new(Queue::default());
+        let (queue, failure) = (Arc::new(Queue::default()), Arc::new(OnceLock::new()));
         let writer = Writer {
             shared: Arc::clone(&shared),
             queue: Arc::clone(&queue),
@@ -115,20 +116,26 @@ impl Log {
             len,
             garbage_bytes_min,
             look_at: 0,
-            failure: None,
+            failure: Arc::clone(&failure),
         };
         let writer = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .stack_size(256 << 10)
             .spawn(move || writer.run())
             .map_err(io("start the writer thread"))?;
-        Ok(Self { shared, queue, writer: Some(writer), opened })
+        Ok(Self { shared, queue, writer: Some(writer), opened, failure })
     }
 
     /// What was found when it was opened.
     #[must_use]
     pub fn opened(&self) -> &Report {
         &self.opened
+    }
+
+    /// Why the store is read-only, if a failing disk has made it so.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.get().map(|failure| &**failure)
     }
 
     /// Reads everything back from the disk and compares it with memory, between two writes. Blocks the thread.

@@ -147,6 +147,32 @@ fn damage_anywhere_is_refused_or_was_the_last_write() {
 }
 
 #[test]
+fn junk_is_refused_or_cut_off_and_never_believed() {
+    let (disk, marks) = written();
+    let bytes = disk.bytes("log.1");
+    for seed in 0..500 {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut junk = bytes.clone();
+        for _ in 0..rng.random_range(1..8) {
+            let (from, to) = (rng.random_range(0..junk.len()), rng.random_range(0..junk.len()));
+            match rng.random_range(0..3) {
+                0 => junk[from] = rng.random(),
+                1 => drop(junk.drain(from.min(to)..from.max(to).min(from.min(to) + 50))),
+                _ => {
+                    let copied = junk[from..(from + 50).min(junk.len())].to_vec();
+                    junk.splice(to..to, copied).for_each(drop);
+                }
+            }
+        }
+        if let Ok(store) = open(&FakeDisk::with_file("log.1", &junk)) {
+            let found = (store.revision(), model_of(&store));
+            let is_known = marks.iter().any(|(_, revision, model)| (*revision, model) == (found.0, &found.1));
+            assert!(is_known, "seed {seed}: a state that never was");
+        }
+    }
+}
+
+#[test]
 fn another_version_is_not_touched() {
     let start = frame::frame(b"podyard-log 2 revision 0 records 0\n");
     assert!(matches!(open(&FakeDisk::with_file("log.1", &start)), Err(OpenError::Corrupt { .. })));
@@ -179,6 +205,7 @@ fn commit_through_a_fault(disk: &FakeDisk, store: &Log, seed: u64) -> (Model, Ve
         }
         assert_eq!(model_of(store), model, "seed {seed}: what is visible is what was acknowledged");
     }
+    assert_eq!(store.failure().is_some(), !unknown.is_empty());
     (model, unknown)
 }
 

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::history::Limits;
 use crate::log::disk::{Disk, Segment};
@@ -33,8 +33,8 @@ pub(crate) struct Writer {
     pub(crate) garbage_bytes_min: u64,
     /// At this length a look at the garbage is due.
     pub(crate) look_at: u64,
-    /// Why the store is read-only.
-    pub(crate) failure: Option<Arc<str>>,
+    /// Why the store is read-only, once it is.
+    pub(crate) failure: Arc<OnceLock<Arc<str>>>,
 }
 
 /// The name of a segment.
@@ -61,7 +61,7 @@ impl Writer {
         self.look_at = self.look_at(live_bytes(&self.shared.read()));
         while let Some(batch) = self.queue.take() {
             self.serve(batch);
-            if self.len >= self.look_at && self.failure.is_none() {
+            if self.len >= self.look_at && self.failure.get().is_none() {
                 self.compact_if_worth_it();
             }
         }
@@ -97,7 +97,7 @@ impl Writer {
 
     /// Makes the staged changes durable.
     fn write(&mut self, stage: &Stage) -> Result<(), CommitError> {
-        if let Some(failure) = &self.failure {
+        if let Some(failure) = self.failure.get() {
             return Err(CommitError::Storage(Arc::clone(failure)));
         }
         if stage.changes.is_empty() {
@@ -136,8 +136,7 @@ impl Writer {
 
     fn fail(&mut self, what: String) -> CommitError {
         let failure: Arc<str> = format!("the store is read-only until it is opened again: {what}").into();
-        self.failure = Some(Arc::clone(&failure));
-        CommitError::Storage(failure)
+        CommitError::Storage(Arc::clone(self.failure.get_or_init(|| failure)))
     }
 
     fn check(&self) -> Result<Report, OpenError> {
@@ -145,7 +144,7 @@ impl Writer {
         let (found, report) = replay(self.disk.as_ref(), &segment, Limits { events_max: 1, bytes_max: 0 })?;
         let state = self.shared.read();
         let is_same = found.records == state.records && found.revision == state.revision;
-        if is_same || self.failure.is_some() {
+        if is_same || self.failure.get().is_some() {
             return Ok(report);
         }
         Err(OpenError::Corrupt { segment, offset: report.bytes, why: "it holds another state than memory" })
