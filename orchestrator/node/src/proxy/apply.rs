@@ -2,18 +2,18 @@
 
 use std::time::Instant;
 
-use api::Object;
+use api::{Key, Object};
 use netns::nft::Kernel;
 use netns::service::State;
-use netns::{Cidr, Conntrack, Endpoint, Node, Outcome, Result, ServiceTable, Step, VirtualPort};
+use netns::{Conntrack, Endpoint, Node, Outcome, Result, ServiceTable, Step, VirtualPort};
 
-use super::plan::{Memory, Warning};
+use super::memory::Memory;
+use super::plan::Warning;
 
 /// The proxy of one node. Holds two sockets inside the node's namespace.
 pub struct Proxy {
     table: ServiceTable<Kernel>,
     conntrack: Conntrack,
-    service_cidr: Cidr,
     memory: Memory,
     /// Served no longer, flows not yet forgotten.
     stale: Vec<(VirtualPort, Endpoint)>,
@@ -43,7 +43,7 @@ impl Proxy {
         let service_cidr = node.net().service_cidr;
         let table = ServiceTable::open(Kernel::open(node.namespace())?, table, service_cidr)?;
         let conntrack = Conntrack::open(node.namespace())?;
-        Ok(Self { table, conntrack, service_cidr, memory: Memory::default(), stale: Vec::new() })
+        Ok(Self { table, conntrack, memory: Memory::new(service_cidr), stale: Vec::new() })
     }
 
     /// Makes the kernel serve exactly these Services with these EndpointSlices, in one transaction. Idempotent.
@@ -60,12 +60,30 @@ impl Proxy {
         slices: impl IntoIterator<Item = &'a Object>,
     ) -> Result<Synced> {
         let started = Instant::now();
-        let plan = self.memory.plan(services, slices, self.service_cidr);
-        let mut steps = vec![Step {
-            effect: format!("plan {} virtual ports", plan.services.0.len()),
-            took: started.elapsed(),
-        }];
-        let applied = self.table.apply(&plan.services)?;
+        self.memory.replace(services, slices);
+        self.program(started)
+    }
+
+    /// As [`sync`](Self::sync), told only what changed since the last call. Costs what changed, and one walk over the virtual ports.
+    ///
+    /// # Errors
+    /// As [`sync`](Self::sync). What it was told is not forgotten: the next call programs it too.
+    pub fn update<'a>(
+        &mut self,
+        changed: impl IntoIterator<Item = &'a Object>,
+        gone: impl IntoIterator<Item = &'a Key>,
+    ) -> Result<Synced> {
+        let started = Instant::now();
+        changed.into_iter().for_each(|object| self.memory.put(object));
+        gone.into_iter().for_each(|key| self.memory.remove(key));
+        self.program(started)
+    }
+
+    fn program(&mut self, started: Instant) -> Result<Synced> {
+        let wish = self.memory.wish();
+        let effect = format!("plan {} virtual ports", wish.0.len());
+        let mut steps = vec![Step { effect, took: started.elapsed() }];
+        let applied = self.table.apply(wish)?;
         if applied.outcome == Outcome::Changed {
             let why = applied
                 .rebuilt
@@ -78,9 +96,8 @@ impl Proxy {
         let started = Instant::now();
         // The rules are right by now. What a failure leaves, the next call tries again; what serves again, it leaves alone.
         self.stale.extend(applied.removed);
-        let served = &plan.services.0;
         self.stale.retain(|(port, endpoint)| {
-            !served.get(port).is_some_and(|endpoints| endpoints.contains(endpoint))
+            !wish.0.get(port).is_some_and(|endpoints| endpoints.contains(endpoint))
         });
         let forgotten = self.conntrack.forget(&self.stale)?;
         self.stale.clear();
@@ -92,7 +109,7 @@ impl Proxy {
             outcome: applied.outcome,
             elements: applied.work.elements,
             steps,
-            warnings: plan.warnings,
+            warnings: self.memory.warnings(),
         })
     }
 
@@ -210,8 +227,12 @@ mod tests {
         client.read_to_string(&mut text).unwrap();
         assert_eq!(text, "ok");
 
-        proxy.sync([&service()], [&slice(false)]).unwrap();
+        proxy.update([&slice(false)], []).unwrap();
         assert_eq!(connect().unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        let key = service().key();
+        assert_eq!(proxy.update([], [&key]).unwrap().outcome, Outcome::Changed);
+        assert_eq!(proxy.dump().unwrap().addresses, [].into());
+        assert_eq!(proxy.update([], [&key]).unwrap().outcome, Outcome::Unchanged);
         assert_eq!(proxy.remove().unwrap(), Outcome::Changed);
         assert_eq!(proxy.remove().unwrap(), Outcome::Unchanged);
     }

@@ -1,14 +1,11 @@
 //! Which endpoints stand behind which virtual port. Pure.
 
-use std::collections::btree_map;
-use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::Arc;
 
 use api::{Key, Object};
-use netns::{Cidr, Endpoint, Services, VirtualPort};
+use netns::{Cidr, Services};
 
-use super::view::{ServiceView, SliceView};
+use super::memory::Memory;
 
 /// What the kernel shall hold, and what of the objects it cannot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,146 +41,15 @@ pub fn plan<'a>(
     slices: impl IntoIterator<Item = &'a Object>,
     service_cidr: Cidr,
 ) -> Plan {
-    Memory::default().plan(services, slices, service_cidr)
-}
-
-/// Objects understood before, so that a change among 1,000 costs the reading of one. Forgetting it all changes no plan.
-#[derive(Debug, Default)]
-pub struct Memory {
-    services: Known<ServiceView>,
-    slices: Known<Option<SliceView>>,
-}
-
-impl Memory {
-    /// As [`plan()`].
-    pub fn plan<'a>(
-        &mut self,
-        services: impl IntoIterator<Item = &'a Object>,
-        slices: impl IntoIterator<Item = &'a Object>,
-        service_cidr: Cidr,
-    ) -> Plan {
-        let services = self.services.look(services, |object| ServiceView::of(object, service_cidr));
-        let slices = self.slices.look(slices, |object| SliceView::of(object, service_cidr));
-        combine(&services, &slices)
-    }
-
-    #[cfg(test)]
-    fn len(&self) -> usize {
-        self.services.views.len() + self.slices.views.len()
-    }
-}
-
-/// Views by the object's uid.
-#[derive(Debug)]
-struct Known<V> {
-    views: HashMap<String, Entry<V>>,
-    /// Counts the looks.
-    turn: u64,
-}
-
-#[derive(Debug)]
-struct Entry<V> {
-    /// The resource version that was read.
-    revision: u64,
-    /// The last look that met the object.
-    turn: u64,
-    view: Arc<V>,
-}
-
-impl<V> Default for Known<V> {
-    fn default() -> Self {
-        Self { views: HashMap::new(), turn: 0 }
-    }
-}
-
-impl<V> Known<V> {
-    /// Views of exactly these objects, in their order; all others are forgotten.
-    fn look<'a>(
-        &mut self,
-        objects: impl IntoIterator<Item = &'a Object>,
-        read: impl Fn(&Object) -> V,
-    ) -> Vec<(&'a Object, Arc<V>)> {
-        self.turn += 1;
-        let (turn, mut met) = (self.turn, 0);
-        let mut views = Vec::with_capacity(self.views.len() + 1);
-        for object in objects {
-            let (uid, revision) = (object.uid(), object.resource_version().unwrap_or(0));
-            let known = self.views.get_mut(uid).filter(|entry| entry.revision == revision);
-            let view = if let Some(entry) = known {
-                met += usize::from(entry.turn != turn);
-                entry.turn = turn;
-                Arc::clone(&entry.view)
-            } else {
-                let view = Arc::new(read(object));
-                // Without either it was never stored, and nothing tells two of its states apart.
-                if !uid.is_empty() && revision > 0 {
-                    self.views.insert(uid.to_owned(), Entry { revision, turn, view: Arc::clone(&view) });
-                    met += 1;
-                }
-                view
-            };
-            views.push((object, view));
-        }
-        if met != self.views.len() {
-            self.views.retain(|_, entry| entry.turn == turn);
-        }
-        views
-    }
-}
-
-type Views<'a, V> = [(&'a Object, Arc<V>)];
-
-fn combine(services: &Views<'_, ServiceView>, slices: &Views<'_, Option<SliceView>>) -> Plan {
-    let mut plan = Plan::default();
-    let mut of_service: BTreeMap<(&str, &str), Vec<&SliceView>> = BTreeMap::new();
-    for (object, view) in slices {
-        let Some(view) = view.as_ref() else { continue };
-        of_service.entry((&view.service.0, &view.service.1)).or_default().push(view);
-        plan.warnings
-            .extend(view.warnings.iter().map(|text| Warning { key: object.key(), text: text.clone() }));
-    }
-    let mut holders: BTreeMap<VirtualPort, (&ServiceView, &str)> = BTreeMap::new();
-    for (_, view) in services {
-        let warn = |view: &ServiceView, text: String| Warning { key: view.key.clone(), text };
-        plan.warnings.extend(view.warnings.iter().map(|text| warn(view, text.clone())));
-        for (name, port) in &view.ports {
-            let loser = match holders.entry(*port) {
-                btree_map::Entry::Vacant(free) => {
-                    free.insert((view, name));
-                    continue;
-                }
-                btree_map::Entry::Occupied(mut held) => {
-                    let holder = held.get().0;
-                    if (view.created, &view.key) < (holder.created, &holder.key) {
-                        held.insert((view, name)).0
-                    } else {
-                        view
-                    }
-                }
-            };
-            let text = format!("spec.ports: {port} belongs to another port or Service already");
-            plan.warnings.push(warn(loser, text));
-        }
-    }
-    let ports = holders.into_iter().map(|(port, (view, name))| {
-        let slices = of_service.get(&(view.key.namespace.as_str(), view.key.name.as_str()));
-        let endpoints = slices.into_iter().flatten().flat_map(|slice| {
-            let numbers =
-                slice.ports.iter().filter(|(there, protocol, _)| there == name && *protocol == port.protocol);
-            numbers.flat_map(|&(_, _, port)| {
-                slice.addresses.iter().map(move |&address| Endpoint { address, port })
-            })
-        });
-        (port, endpoints.collect())
-    });
-    plan.services.0 = ports.collect();
-    plan.warnings.sort();
-    plan.warnings.dedup();
-    plan
+    let mut memory = Memory::new(service_cidr);
+    memory.replace(services, slices);
+    Plan { services: memory.wish().clone(), warnings: memory.warnings() }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::{Value, json};
 
     use super::super::view::SERVICE_NAME;
@@ -341,27 +207,44 @@ mod tests {
             seed % below
         };
         let (mut services, mut slices) = (BTreeMap::new(), BTreeMap::new());
-        let mut memory = Memory::default();
-        for revision in 0..500 {
+        let mut memory = Memory::new(cidr());
+        for revision in 1..2000 {
             let (name, of) = (format!("s{}", random(6)), format!("s{}", random(6)));
             let ip = format!("10.96.0.{}", 1 + random(4));
-            match random(6) {
-                0 => drop(services.remove(&name)),
-                1 => drop(slices.remove(&name)),
-                2 | 3 => {
-                    let spec = json!({"clusterIP": ip, "ports": [{"port": 80 + random(2)}]});
-                    services.insert(name.clone(), aged(service(&name, spec), revision));
+            let kind = random(6);
+            let changed = if kind <= 2 {
+                let spec =
+                    json!({"clusterIP": ip, "ports": [{"port": 80 + random(2)}, {"name": "b", "port": 80}]});
+                aged(service(&name, spec), revision)
+            } else {
+                let endpoints = json!([{"addresses": [format!("10.88.0.{}", random(9))]}]);
+                aged(slice(&name, &of, json!([{"port": 8080 + random(2)}]), endpoints), revision)
+            };
+            let objects = if kind <= 2 { &mut services } else { &mut slices };
+            match kind % 3 {
+                0 => {
+                    objects.remove(&name);
+                    memory.remove(&changed.key());
                 }
                 _ => {
-                    let endpoints = json!([{"addresses": [format!("10.88.0.{}", random(9))]}]);
-                    let ports = json!([{"port": 8080 + random(2)}]);
-                    slices.insert(name.clone(), aged(slice(&name, &of, ports, endpoints), revision));
+                    objects.insert(name, changed.clone());
+                    memory.put(&changed);
                 }
             }
-            let remembered = memory.plan(services.values(), slices.values(), cidr());
-            assert_eq!(remembered, plan(services.values(), slices.values(), cidr()));
+            if random(20) == 0 {
+                memory.replace(services.values(), slices.values());
+            }
+            let fresh = plan(services.values(), slices.values(), cidr());
+            assert_eq!(
+                (memory.wish(), memory.warnings()),
+                (&fresh.services, fresh.warnings),
+                "revision {revision}"
+            );
         }
-        assert_eq!(memory.len(), services.len() + slices.len(), "what is gone is forgotten");
+        for key in services.values().chain(slices.values()).map(Object::key) {
+            memory.remove(&key);
+        }
+        assert_eq!(memory, Memory::new(cidr()), "what is gone is forgotten");
     }
 
     /// What deciding costs at 1,000 Services when one of them is new: printed, not asserted, because machines differ.
@@ -377,11 +260,13 @@ mod tests {
                 aged(slice(&name, &of, json!([{"port": 8080}]), endpoints.clone()), 1)
             })
             .collect();
-        let mut memory = Memory::default();
-        for count in [1000, 1001] {
-            let started = std::time::Instant::now();
-            let plan = memory.plan(&services[..count], &slices[..count], cidr());
-            println!("{} virtual ports in {:?}", plan.services.0.len(), started.elapsed());
-        }
+        let mut memory = Memory::new(cidr());
+        let started = std::time::Instant::now();
+        memory.replace(&services[..1000], &slices[..1000]);
+        println!("{} virtual ports in {:?}", memory.wish().0.len(), started.elapsed());
+        let started = std::time::Instant::now();
+        memory.put(&services[1000]);
+        memory.put(&slices[1000]);
+        println!("one more in {:?}", started.elapsed());
     }
 }
