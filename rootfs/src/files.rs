@@ -3,7 +3,7 @@
 
 use crate::error::Context;
 use crate::{Error, Kind};
-use rustix::fs::{Mode, OFlags, RenameFlags, renameat_with};
+use rustix::fs::{RenameFlags, renameat_with};
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -192,13 +192,6 @@ pub(crate) fn sync(path: &Path) -> Result<(), Error> {
     fault::step()?;
     let file = File::open(path).context(|| format!("open {}", path.display()))?;
     file.sync_all().context(|| format!("fsync {}", path.display()))
-}
-
-/// Flushes the filesystem that holds `path`: for trees of many files, cheaper than one by one.
-pub(crate) fn sync_filesystem(path: &Path) -> Result<(), Error> {
-    let dir = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .context(|| format!("open {}", path.display()))?;
-    rustix::fs::syncfs(dir).context(|| format!("syncfs({})", path.display()))
 }
 
 fn rename_new(from: &Path, to: &Path) -> Result<(), Error> {

@@ -5,12 +5,13 @@
 //! - `podyard.local/toolbox`: a copy of the static binary with its applets in `/bin`.
 //!
 //! ```text
-//! <images>/host.<fingerprint>/       the skeleton
-//!         /toolbox.<fingerprint>/
+//! <images>/host.<boot>.<fingerprint>/       the skeleton
+//!         /toolbox.<boot>.<fingerprint>/
 //! ```
 //!
 //! The fingerprint covers everything put in, so a changed host or binary makes a new image and running containers
-//! keep theirs until [`sweep`].
+//! keep theirs until [`sweep`]. An image serves one boot of the machine: it is cheap to make, so it need not survive a
+//! power failure, and nothing has to be flushed to the disk for it.
 #![forbid(unsafe_code)]
 
 use crate::error::Context;
@@ -84,7 +85,7 @@ pub struct Toolbox {
     pub applets: Vec<String>,
 }
 
-/// Makes the image for `reference` if it is not in `images` yet, and describes it. Idempotent and durable.
+/// Makes the image for `reference` if it is not in `images` yet, and describes it. Idempotent.
 ///
 /// # Errors
 /// `NotFound` for any other reference.
@@ -158,11 +159,8 @@ fn build_host(images: &Path) -> Result<Image, Error> {
     fingerprint.field(GENERATION);
     skeleton.entries.iter().for_each(|entry| entry.fingerprint(&mut fingerprint));
     let id = fingerprint.hex();
-    let root = files::build(images, &format!("host.{id}"), Durability::Durable, |at| {
-        skeleton.write(at)?;
-        files::sync_filesystem(at)
-    })
-    .context(|| format!("build image {HOST}"))?;
+    let root =
+        build(images, "host", &id, |at| skeleton.write(at)).context(|| format!("build image {HOST}"))?;
     let mut layers = vec![ImageLayer { destination: "/".into(), lower: vec![root] }];
     layers.extend(
         skeleton.shared.into_iter().map(|dir| ImageLayer { destination: dir.clone(), lower: vec![dir] }),
@@ -187,16 +185,38 @@ fn ensure_toolbox(images: &Path, toolbox: &Toolbox) -> Result<Image, Error> {
         fingerprint.field(applet.as_bytes());
     }
     let id = fingerprint.hex();
-    let root = files::build(images, &format!("toolbox.{id}"), Durability::Durable, |at| {
+    let root = build(images, "toolbox", &id, |at| {
         host::toolbox_skeleton(&toolbox.applets).write(at)?;
-        let copy = at.join("bin/podyard-toolbox");
-        copy_program(binary, &copy)?;
-        files::sync_filesystem(at)
+        copy_program(binary, &at.join("bin/podyard-toolbox"))
     })
     .context(|| format!("build image {TOOLBOX}"))?;
     let layers = vec![ImageLayer { destination: "/".into(), lower: vec![root] }];
     let config = Config { entrypoint: vec!["/bin/podyard-toolbox".into()], ..defaults() };
     Ok(Image { reference: TOOLBOX.into(), id: format!("{TOOLBOX}@{id}"), config, layers })
+}
+
+/// Makes `<kind>.<boot>.<id>` if it is missing, and then removes the images of other boots, which nothing can use.
+fn build(
+    images: &Path,
+    kind: &str,
+    id: &str,
+    write: impl FnOnce(&Path) -> Result<(), Error>,
+) -> Result<PathBuf, Error> {
+    const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+    let boot = fs::read_to_string(BOOT_ID).context(|| format!("read {BOOT_ID}"))?;
+    let boot = boot.get(..8).ok_or_else(|| Error::new(Kind::Internal, format!("{BOOT_ID} is too short")))?;
+    let name = format!("{kind}.{boot}.{id}");
+    if images.join(&name).is_dir() {
+        return Ok(images.join(name));
+    }
+    let root = files::build(images, &name, Durability::Volatile, write)?;
+    for other in files::names(images)? {
+        let of_boot = other.split('.').nth(1).filter(|_| !other.starts_with('.'));
+        if of_boot.is_some_and(|of_boot| of_boot != boot) {
+            files::discard(images, &other, Durability::Volatile)?;
+        }
+    }
+    Ok(root)
 }
 
 fn defaults() -> Config {

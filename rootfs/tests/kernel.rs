@@ -180,11 +180,14 @@ fn root_images_nobody_uses_are_swept_and_made_again() {
     assert_eq!(scratch.image(image::HOST), host, "the same host, the same image");
     let used = host.layers[0].lower[0].clone();
     fs::create_dir(images.join(".new.1.0.host.x")).unwrap();
+    fs::create_dir(images.join("host.otherboo.0123")).unwrap();
     let swept = image::sweep(&images, &[used.clone()].into()).unwrap();
-    assert_eq!(swept.len(), 2, "{swept:?}");
+    assert_eq!(swept.len(), 3, "{swept:?}");
     assert!(used.is_dir() && !toolbox.layers[0].lower[0].exists());
     image::sweep(&images, &[].into()).unwrap();
+    fs::create_dir_all(images.join("host.otherboo.0123/etc")).unwrap();
     assert_eq!(scratch.image(image::HOST), host);
+    assert!(!images.join("host.otherboo.0123").exists(), "another boot's image stays");
     assert!(used.join("etc/passwd").exists());
     assert_eq!(scratch.image(image::TOOLBOX), toolbox);
 }
