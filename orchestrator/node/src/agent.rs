@@ -73,6 +73,8 @@ impl Agent {
         let Config { yard, network, applets, nameservers, fault } = config;
         let binary = std::fs::canonicalize(&yard.binary)
             .map_err(|error| Error::io(format!("resolve {}", yard.binary.display()), error))?;
+        let point = crate::fault::Point::default();
+        point.aim(fault);
         let host = Host {
             node: yard.node.clone(),
             address: network.net().gateway,
@@ -83,7 +85,7 @@ impl Agent {
             program: shim::spawn::Program::open(&yard.binary).map_err(from_shim)?,
             upstream,
             journal: Journal::default(),
-            fault,
+            fault: point,
             bounding: bounding_set(),
             nameservers,
             detacher: Detacher::start(Arc::clone(&network)),

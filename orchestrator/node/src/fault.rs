@@ -5,7 +5,7 @@
 //! `kill-containers`. It strikes once.
 
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Kind, Result};
 use crate::plan::Verb;
@@ -36,13 +36,12 @@ pub enum Moment {
 }
 
 /// A fault aimed at one step.
-#[derive(Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fault {
     verb: Verb,
     number: u32,
     action: Action,
     moment: Moment,
-    struck: AtomicBool,
 }
 
 impl Fault {
@@ -53,11 +52,28 @@ impl Fault {
     pub fn from_environment() -> Result<Option<Fault>> {
         std::env::var(VARIABLE).ok().filter(|text| !text.is_empty()).map(|text| text.parse()).transpose()
     }
+}
 
-    /// What to do at this moment, if it is the one.
+/// Where faults strike. Empty unless a test aims one.
+#[derive(Debug, Default)]
+pub struct Point(Mutex<Option<Fault>>);
+
+impl Point {
+    /// Aims `fault`, in place of the one before.
+    pub fn aim(&self, fault: Option<Fault>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+    }
+
+    /// The fault that has not struck yet.
+    pub fn aimed(&self) -> Option<Fault> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What to do at this moment, if it is the one. It strikes once.
     pub fn strike(&self, verb: Verb, number: u32, moment: Moment) -> Option<Action> {
-        let here = (self.verb, self.number, self.moment) == (verb, number, moment);
-        (here && !self.struck.swap(true, Ordering::Relaxed)).then_some(self.action)
+        let mut aimed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let here = |fault: &mut Fault| (fault.verb, fault.number, fault.moment) == (verb, number, moment);
+        aimed.take_if(here).map(|fault| fault.action)
     }
 }
 
@@ -86,7 +102,7 @@ impl FromStr for Fault {
             (Some("after"), None) => Moment::After,
             _ => return Err(refuse()),
         };
-        Ok(Fault { verb, number, action, moment, struck: AtomicBool::new(false) })
+        Ok(Fault { verb, number, action, moment })
     }
 }
 
@@ -96,7 +112,8 @@ mod tests {
 
     #[test]
     fn a_fault_strikes_once_where_it_is_aimed() {
-        let fault: Fault = "start:3:kill-shim:after".parse().unwrap();
+        let fault = Point::default();
+        fault.aim("start:3:kill-shim:after".parse().ok());
         assert_eq!(fault.strike(Verb::Start, 3, Moment::Before), None);
         assert_eq!(fault.strike(Verb::Delete, 3, Moment::After), None);
         assert_eq!(fault.strike(Verb::Start, 3, Moment::After), Some(Action::KillShim));

@@ -12,7 +12,6 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Error, Kind, Result};
-use crate::fault::Fault;
 use crate::journal::Journal;
 use crate::yard::Yard;
 
@@ -76,8 +75,8 @@ pub struct Host {
     pub upstream: Arc<dyn Upstream>,
     /// Steps taken.
     pub journal: Journal,
-    /// A fault to strike with, in tests.
-    pub fault: Option<Fault>,
+    /// Where faults strike, in tests.
+    pub fault: crate::fault::Point,
     /// Capabilities that this host can give. /proc/self/status, `CapBnd`.
     pub bounding: u64,
     /// Nameservers for pods, or none.

@@ -359,7 +359,7 @@ impl Worker {
 
     async fn strike(&self, verb: Verb, number: u32, moment: Moment) -> Result<()> {
         let host = self.pod.host();
-        let Some(action) = host.fault.as_ref().and_then(|fault| fault.strike(verb, number, moment)) else {
+        let Some(action) = host.fault.strike(verb, number, moment) else {
             return Ok(());
         };
         tracing::warn!(?action, ?verb, number, "a fault strikes");
