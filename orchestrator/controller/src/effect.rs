@@ -1,5 +1,6 @@
 //! What goes into the controllers and what comes out.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -57,14 +58,13 @@ pub enum Call {
         /// The part that counts.
         part: Part,
     },
-    /// `delete`, if the object still has that uid.
+    /// `delete`, if the object still has that uid. A pod has its own grace period: there is no way to say 0, which is
+    /// the agent's word that nothing runs any more.
     Delete {
         /// Which.
         key: Key,
         /// Only this incarnation.
         uid: String,
-        /// Seconds; `None` is the object's own.
-        grace: Option<i64>,
         /// What becomes of what it owns.
         propagation: Propagation,
     },
@@ -79,11 +79,6 @@ pub enum Call {
         /// Its address; `None` for pods in the host's network.
         pod_ip: Option<IpAddr>,
     },
-    /// The Namespace is empty: `finalize` without Kubernetes' own finalizer, which ends it.
-    Finalize {
-        /// The whole Namespace.
-        object: Object,
-    },
     /// `get`, from the store itself: settles a doubt.
     Read {
         /// Which.
@@ -97,8 +92,27 @@ impl Call {
     /// The object it is about.
     pub fn key(&self) -> Key {
         match self {
-            Call::Create { object } | Call::Update { object, .. } | Call::Finalize { object } => object.key(),
+            Call::Create { object } | Call::Update { object, .. } => object.key(),
             Call::Delete { key, .. } | Call::Bind { pod: key, .. } | Call::Read { key, .. } => key.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = match self {
+            Call::Create { .. } => "create",
+            Call::Update { part: Part::Status, .. } => "status",
+            Call::Update { .. } => "update",
+            Call::Delete { .. } => "delete",
+            Call::Bind { .. } => "bind",
+            Call::Read { .. } => "read",
+        };
+        write!(f, "{verb} {}", self.key())?;
+        match self {
+            Call::Bind { node, pod_ip: Some(address), .. } => write!(f, " to {node} at {address}"),
+            Call::Bind { node, pod_ip: None, .. } => write!(f, " to {node}"),
+            _ => Ok(()),
         }
     }
 }

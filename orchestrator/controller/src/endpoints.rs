@@ -66,7 +66,6 @@ pub fn look(view: &View<'_>, key: &Key) -> Plan {
             None => plan.call(Call::Delete {
                 key: slice.key(),
                 uid: slice.uid().into(),
-                grace: None,
                 propagation: Propagation::Background,
             }),
         }

@@ -102,8 +102,7 @@ fn collect(cache: &Cache, object: &Object, plan: &mut Plan) {
     if !plan.is_empty() {
         return;
     }
-    let delete =
-        |propagation| Call::Delete { key: object.key(), uid: object.uid().into(), grace: None, propagation };
+    let delete = |propagation| Call::Delete { key: object.key(), uid: object.uid().into(), propagation };
     let stays = states.iter().any(|state| matches!(state, Owner::Stays));
     let waits = states.iter().any(|state| matches!(state, Owner::Waits));
     let gone: Vec<&str> = owners

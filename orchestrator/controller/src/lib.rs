@@ -12,6 +12,7 @@
 mod cache;
 mod claim;
 mod controllers;
+mod driver;
 mod effect;
 mod endpoints;
 mod gc;
@@ -32,4 +33,5 @@ mod testing;
 mod volume;
 
 pub use controllers::Controllers;
+pub use driver::perform;
 pub use effect::{Call, Effect, Input, Propagation};

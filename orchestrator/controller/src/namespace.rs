@@ -2,7 +2,7 @@
 //!
 //! Its contents are deleted like anything else is, each with its own grace and finalizers; nothing is forced.
 
-use api::Key;
+use api::{Key, Part};
 
 use crate::effect::{Call, Propagation};
 use crate::kinds::EVENTS;
@@ -37,11 +37,11 @@ pub fn look(view: &View<'_>, key: &Key) -> Plan {
     } else if is_empty {
         let mut object = (**namespace).clone();
         object.set("spec.finalizers", Vec::<String>::new());
-        plan.call(Call::Finalize { object });
+        plan.call(Call::Update { object, part: Part::Main });
     }
     plan
 }
 
 fn delete(key: &Key, uid: &str) -> Call {
-    Call::Delete { key: key.clone(), uid: uid.into(), grace: None, propagation: Propagation::Background }
+    Call::Delete { key: key.clone(), uid: uid.into(), propagation: Propagation::Background }
 }

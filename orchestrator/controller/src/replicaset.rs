@@ -183,7 +183,7 @@ pub fn look(view: &View<'_>, key: &Key) -> Plan {
 
 /// The deletion of this very pod, with its own grace period.
 pub fn delete(pod: &Object) -> Call {
-    Call::Delete { key: pod.key(), uid: pod.uid().into(), grace: None, propagation: Propagation::Background }
+    Call::Delete { key: pod.key(), uid: pod.uid().into(), propagation: Propagation::Background }
 }
 
 /// The update that gives an object this status.

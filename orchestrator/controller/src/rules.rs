@@ -94,6 +94,11 @@ pub fn concerned(
         }
     } else if resource == *kinds::CLAIMS {
         item(Rule::Claim, key.clone());
+        for pod in cache.list_in(*kinds::PODS, &key.namespace) {
+            if pod::claims(pod).any(|name| name == key.name) {
+                item(Rule::Schedule, pod.key());
+            }
+        }
         for volume in states().filter_map(|claim| claim.get_str("spec.volumeName")) {
             item(Rule::Volume, Key::new(*kinds::VOLUMES, "", volume));
         }

@@ -17,7 +17,7 @@ use crate::cache::Cache;
 use crate::effect::Call;
 use crate::hash::hash;
 use crate::ipam::Block;
-use crate::kinds::{NODES, PODS};
+use crate::kinds::{CLAIMS, NODES, PODS};
 use crate::ledger::{Amount, requests};
 use crate::plan::{Note, Plan};
 use crate::pod;
@@ -87,7 +87,7 @@ pub fn look(view: &View<'_>, key: &Key) -> Plan {
     if pod.get_str("spec.schedulerName").is_some_and(|name| name != COMPONENT) && pod::node(pod).is_none() {
         return plan;
     }
-    match place(view, pod) {
+    match claims_stay(view.cache, pod).and_then(|()| place(view, pod)) {
         Ok(binding) => {
             let to = format!("Successfully assigned {}/{} to {}", key.namespace, key.name, binding.node);
             plan.told(
@@ -109,6 +109,20 @@ pub fn look(view: &View<'_>, key: &Key) -> Plan {
         }
     }
     plan
+}
+
+/// A pod starts on claims that are there to stay. They need not be bound yet: the agent waits for that.
+fn claims_stay(cache: &Cache, pod: &Object) -> Result<(), String> {
+    for name in pod::claims(pod) {
+        match cache.get(&Key::new(*CLAIMS, pod.namespace(), name)) {
+            None => return Err(format!("persistentvolumeclaim {name:?} not found")),
+            Some(claim) if claim.is_deleting() => {
+                return Err(format!("persistentvolumeclaim {name:?} is being deleted"));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// The best node for a pod and an address there, or why there is none.
@@ -369,6 +383,19 @@ mod tests {
             .chain([node("n", json!({}))])
             .collect();
         check(wanting(json!({})), &full, "0/1 nodes are available: 1 node(s) had no free pod address.");
+    }
+
+    #[test]
+    fn a_claim_must_be_there_to_stay_but_not_bound() {
+        let pod = wanting(json!({"spec": {"volumes": [
+            {"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}}));
+        let claim = Object(json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "data", "namespace": "n", "uid": "c", "resourceVersion": "1"}}));
+        let going = with(&claim, json!({"metadata": {"deletionTimestamp": "1970-01-01T00:00:00Z"}}));
+        let node = node("n", json!({}));
+        check(pod.clone(), &[node.clone()], "persistentvolumeclaim \\data\\ not found");
+        check(pod.clone(), &[node.clone(), going], "persistentvolumeclaim \\data\\ is being deleted");
+        check(pod, &[node, claim], "n 10.0.0.5");
     }
 
     #[test]

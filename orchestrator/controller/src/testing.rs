@@ -93,7 +93,6 @@ pub fn summary(plan: &Plan) -> Vec<String> {
                 Call::Update { .. } => "update",
                 Call::Delete { .. } => "delete",
                 Call::Bind { .. } => "bind",
-                Call::Finalize { .. } => "finalize",
                 Call::Read { .. } => "read",
             };
             format!("{word} {}", step.call.key().name)

@@ -52,7 +52,6 @@ pub fn look(view: &View<'_>, key: &Key) -> Plan {
         plan.call(Call::Delete {
             key: key.clone(),
             uid: volume.uid().into(),
-            grace: None,
             propagation: Propagation::Background,
         });
     }
