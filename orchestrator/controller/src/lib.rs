@@ -27,6 +27,7 @@ mod queue;
 mod replicaset;
 mod rules;
 mod scheduler;
+pub mod sim;
 mod statefulset;
 #[cfg(test)]
 mod testing;

@@ -1,0 +1,82 @@
+//! Worlds with one part broken, to see that the checks see.
+
+use api::{Object, Part};
+use serde_json::json;
+
+use crate::effect::Call;
+use crate::kinds::{STATEFULSETS, VOLUMES};
+
+/// One broken part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// Controllers that end pods themselves instead of waiting for the agent: they take `Terminating` for gone.
+    Impatient,
+    /// Controllers that take every set for a Parallel one.
+    Unordered,
+    /// Controllers that draw a fresh random name for every pod.
+    Nameless,
+    /// A scheduler that gives everybody one address.
+    OneAddress,
+    /// A binder that takes released volumes for free ones.
+    Scavenger,
+    /// A collector that takes what it does not know for gone, without asking.
+    Hasty,
+    /// Controllers that are not told of deletions.
+    Deaf,
+    /// Controllers that write each status twice, once wrongly: they never rest.
+    Restless,
+    /// An agent that says a pod is gone when it has asked it to go.
+    Unfenced,
+    /// An agent that starts a pod on storage without looking who has it.
+    Shared,
+}
+
+impl Mutant {
+    /// Every one.
+    pub const ALL: [Mutant; 10] = [
+        Mutant::Impatient,
+        Mutant::Unordered,
+        Mutant::Nameless,
+        Mutant::OneAddress,
+        Mutant::Scavenger,
+        Mutant::Hasty,
+        Mutant::Deaf,
+        Mutant::Restless,
+        Mutant::Unfenced,
+        Mutant::Shared,
+    ];
+
+    /// What broken controllers take an object for.
+    pub fn see(self, object: &mut Object) {
+        match self {
+            Mutant::Unordered if object.kind() == STATEFULSETS.kind => {
+                object.set("spec.podManagementPolicy", "Parallel");
+            }
+            Mutant::Scavenger
+                if object.kind() == VOLUMES.kind && object.get_str("status.phase") == Some("Released") =>
+            {
+                object.remove("spec.claimRef");
+            }
+            _ => {}
+        }
+    }
+
+    /// What broken controllers call instead.
+    pub fn call(self, call: &mut Call, fresh: u64) {
+        match (self, call) {
+            (Mutant::Nameless, Call::Create { object })
+                if object.controller_owner().is_some_and(|owner| owner.kind == "ReplicaSet") =>
+            {
+                let name = format!("{}-{fresh:x}", object.name());
+                object.set("metadata.name", name);
+            }
+            (Mutant::OneAddress, Call::Bind { pod_ip, .. }) => *pod_ip = Some([10, 1, 0, 9].into()),
+            (Mutant::Restless, Call::Update { object, part: Part::Status })
+                if object.kind() == "ReplicaSet" =>
+            {
+                object.set("status.observedGeneration", json!(fresh % 1000 + 1000));
+            }
+            _ => {}
+        }
+    }
+}
