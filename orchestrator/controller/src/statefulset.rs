@@ -135,15 +135,17 @@ fn pet(
             Availability::Unready => false,
         };
         // Ready, but not for long enough, blocks what follows and yet is not broken.
-        Pet::Alive { is_updated, is_well, is_ready: pod::is_ready(pod) }
+        let is_started = pod.get_str("status.phase") == Some("Running");
+        Pet::Alive { is_updated, is_well, is_ready: pod::is_ready(pod), is_started }
     };
     (ordinal(set, pod.name()).unwrap_or(0), pet)
 }
 
-/// What stands in the way of creating a pod.
+/// What stands in the way of a pod.
 fn identity(view: &View<'_>, set: &Object, ordinal: u64) -> Identity {
-    if view.cache.get(&pod_key(set, ordinal)).is_some() {
-        // Somebody else's pod, or an old incarnation that is not ours: never a second one.
+    let is_ours = |pod: &Object| pod.controller_owner().is_some_and(|owner| owner.uid == set.uid());
+    if view.cache.get(&pod_key(set, ordinal)).is_some_and(|pod| !is_ours(pod)) {
+        // Somebody else's pod, or one of a set of the same name before: never a second one.
         return Identity::Taken;
     }
     claims::identity(view.cache, set, ordinal)

@@ -1,16 +1,17 @@
 //! Simulated node agents: pods into processes, and back into status.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use api::{Key, Object, Part};
 use rand::Rng;
 use registry::{DeleteOptions, WriteOptions};
 use serde_json::{Value, json};
-use store::Store;
 
 use super::faults::happens;
 use super::kernel::Process;
 use super::mutant::Mutant;
+use super::user::is_broken;
 use super::world::{Event, World};
 use super::{Violation, now};
 use crate::kinds::{CLAIMS, PODS, VOLUMES};
@@ -38,14 +39,15 @@ impl World {
             self.say(format_args!("{} agent down", node_name(node)));
             return Ok(());
         }
-        let (_, records) = self.registry.store().list(*PODS, None);
-        let pods: Vec<Object> = records.iter().map(store::Record::object).collect();
-        let mine = |pod: &&Object| pod::node(pod) == Some(node_name(node).as_str());
+        let pods: Vec<Arc<Object>> =
+            self.checker.objects().filter(|it| it.kind() == PODS.kind).cloned().collect();
+        let is_greedy = self.mutant == Some(Mutant::Everywhere);
+        let mine = |pod: &&Arc<Object>| is_greedy || pod::node(pod) == Some(node_name(node).as_str());
         for pod in pods.iter().filter(mine) {
             self.tend(node, pod)?;
         }
         // What runs without an object: an orphan, to be fenced.
-        let known: Vec<&str> = pods.iter().map(Object::uid).collect();
+        let known: Vec<&str> = pods.iter().map(|pod| pod.uid()).collect();
         let orphans = self.kernel.all().filter(|(uid, it)| it.node == node && !known.contains(&uid.as_str()));
         let orphans: Vec<String> = orphans.map(|(uid, _)| uid.clone()).collect();
         for uid in orphans {
@@ -72,7 +74,7 @@ impl World {
         if pod::is_terminal(pod) || pod::address(pod).is_none() {
             return Ok(());
         }
-        match self.kernel.get(uid) {
+        match self.kernel.get(uid).filter(|process| process.node == node) {
             None => self.run_pod(node, pod),
             Some(process) => {
                 let is_ready = process.ready_at.is_some_and(|at| at <= self.time);
@@ -101,14 +103,14 @@ impl World {
                 return Ok(());
             }
             let handle = volume.get_str("spec.csi.volumeHandle").unwrap_or(volume.name()).to_owned();
-            if self.kernel.holder(&handle).is_some() && self.mutant != Some(Mutant::Shared) {
+            if self.kernel.holder(&handle).is_some() {
                 let later = self.time + 500;
                 self.schedule(later, Event::Agent(node));
                 return Ok(());
             }
             claims.insert(handle, claim.uid().to_owned());
         }
-        let is_broken = pod.get_str("spec.containers.0.image").is_some_and(|image| image.contains("broken"));
+        let is_broken = is_broken(pod);
         let ready_at = self.time + self.rng.random_range(20..2_000);
         self.say(format_args!("{} starts {} {}", node_name(node), pod.key(), pod.uid()));
         let process = Process {

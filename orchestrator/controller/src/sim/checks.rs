@@ -1,6 +1,7 @@
 //! The laws, checked from outside: on the store's whole history, on the kernel, and on what the controllers ask for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use api::{Key, Object};
 use store::{EventKind, Memory, Scope, Store, Watch};
@@ -20,7 +21,9 @@ fn broken(law: &'static str, detail: String) -> Result<(), Violation> {
 #[derive(Debug)]
 pub struct Checker {
     watch: Watch,
-    objects: BTreeMap<Key, Object>,
+    objects: BTreeMap<Key, Arc<Object>>,
+    /// Every state there ever was, so that each is parsed once.
+    history: BTreeMap<(u64, Key), Arc<Object>>,
     /// For each ReplicaSet, by uid: what it asked for, and since which revision.
     replicas: BTreeMap<String, Vec<(u64, i64)>>,
 }
@@ -29,7 +32,7 @@ impl Checker {
     /// One that has seen nothing yet.
     pub fn new(store: &Memory) -> Checker {
         let watch = store.watch(Scope::default(), 0).unwrap_or_else(|error| panic!("{error}"));
-        Checker { watch, objects: BTreeMap::new(), replicas: BTreeMap::new() }
+        Checker { watch, objects: BTreeMap::new(), history: BTreeMap::new(), replicas: BTreeMap::new() }
     }
 
     /// Looks at what has happened since. `view` is what the controllers knew of each set when they asked for what
@@ -37,14 +40,17 @@ impl Checker {
     pub fn step(&mut self, kernel: &Kernel, view: &BTreeMap<String, u64>) -> Result<(), Violation> {
         while let Some(event) = self.watch.try_next() {
             let key = event.record.key.clone();
-            let object = event.record.object();
+            let object = Arc::new(event.record.object());
+            self.history.insert((event.revision, key.clone()), Arc::clone(&object));
             let old = match event.kind {
                 EventKind::Deleted => self.objects.remove(&key),
-                EventKind::Created | EventKind::Updated => self.objects.insert(key.clone(), object.clone()),
+                EventKind::Created | EventKind::Updated => {
+                    self.objects.insert(key.clone(), Arc::clone(&object))
+                }
             };
             let is_gone = event.kind == EventKind::Deleted;
             if key.resource == *PODS {
-                self.pod(&key, &object, old.as_ref(), is_gone, kernel, view)?;
+                self.pod(&key, &object, old.as_deref(), is_gone, kernel, view)?;
             } else if key.resource == *REPLICASETS {
                 let replicas = if is_gone { i64::MAX } else { object.get_i64("spec.replicas").unwrap_or(1) };
                 self.replicas.entry(object.uid().into()).or_default().push((event.revision, replicas));
@@ -52,7 +58,7 @@ impl Checker {
                 self.service(&key)?;
             } else if key.resource == *VOLUMES && !is_gone {
                 let uid = |volume: &Object| volume.get_str("spec.claimRef.uid").map(str::to_owned);
-                let before = old.as_ref().and_then(uid);
+                let before = old.as_deref().and_then(uid);
                 if before.is_some() && before != uid(&object) {
                     return broken(
                         "a volume never changes owner",
@@ -128,7 +134,20 @@ impl Checker {
     }
 
     fn of(&self, resource: &'static api::Resource) -> impl Iterator<Item = &Object> {
-        self.objects.iter().filter(move |(key, _)| key.resource == resource).map(|(_, object)| object)
+        self.objects
+            .iter()
+            .filter(move |(key, _)| key.resource == resource)
+            .map(|(_, object)| object.as_ref())
+    }
+
+    /// Every object as it is.
+    pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.objects.values()
+    }
+
+    /// The state of an object that a revision made.
+    pub fn at(&self, revision: u64, key: &Key) -> Option<Arc<Object>> {
+        self.history.get(&(revision, key.clone())).cloned()
     }
 
     /// What the controllers ask for must be right by what they were told.
@@ -146,7 +165,7 @@ impl Checker {
         let owner = pod.controller_owner().filter(|owner| owner.kind == STATEFULSETS.kind)?;
         let set = self.objects.get(&Key::new(*STATEFULSETS, pod.namespace(), &owner.name))?;
         let is_ordered = set.get_str("spec.podManagementPolicy") == Some("OrderedReady");
-        (set.uid() == owner.uid && is_ordered).then_some(set)
+        (set.uid() == owner.uid && is_ordered).then_some(set.as_ref())
     }
 
     fn order_of_creation(&self, pod: &Object, told: &Cache) -> Result<(), Violation> {
@@ -213,7 +232,7 @@ impl Checker {
     pub fn settled(&self, kernel: &Kernel) -> Result<(), Violation> {
         let broken = |detail: String| broken("after the faults the world becomes what was asked for", detail);
         for (key, object) in &self.objects {
-            if object.is_deleting() {
+            if object.is_deleting() && !self.is_in_use(key) {
                 return broken(format!("{key} is still being deleted"));
             }
             let owners = object.owner_references();
@@ -262,6 +281,12 @@ impl Checker {
             }
         }
         Ok(())
+    }
+
+    /// A claim that is deleted under a running pod waits for the pod.
+    fn is_in_use(&self, key: &Key) -> bool {
+        let mut pods = self.of(&PODS).filter(|pod| pod.namespace() == key.namespace && pod::is_ready(pod));
+        key.resource == *CLAIMS && pods.any(|pod| pod::claims(pod).any(|name| name == key.name))
     }
 
     fn active_pods_of(&self, set: &Object) -> Vec<&Object> {

@@ -27,8 +27,8 @@ pub enum Mutant {
     Restless,
     /// An agent that says a pod is gone when it has asked it to go.
     Unfenced,
-    /// An agent that starts a pod on storage without looking who has it.
-    Shared,
+    /// Agents that start pods of other nodes, too.
+    Everywhere,
 }
 
 impl Mutant {
@@ -43,7 +43,7 @@ impl Mutant {
         Mutant::Deaf,
         Mutant::Restless,
         Mutant::Unfenced,
-        Mutant::Shared,
+        Mutant::Everywhere,
     ];
 
     /// What broken controllers take an object for.

@@ -115,15 +115,20 @@ impl World {
             {
                 self.set_image(&key, "app:9");
             }
+            // A broken pet below a partition would stay so.
+            let strategy = json!({"rollingUpdate": {"partition": 0}});
+            let pets = Key::new(*STATEFULSETS, namespace, "pets");
+            self.patch(&pets, json!({"spec": {"updateStrategy": strategy}}), Part::Main);
         }
         for node in 0..NODES {
             let key = Key::new(*NODE_KIND, "", node_name(node));
             self.patch(&key, json!({"spec": {"unschedulable": false}}), Part::Main);
         }
-        // Strays without a managing set, and with an image that never becomes ready, are nobody's to mend.
+        // A ReplicaSet's new template is for new pods, and strays are nobody's: broken ones go by hand.
         let (_, records) = self.registry.store().list(*PODS, None);
         for pod in records.iter().map(store::Record::object) {
-            if pod.controller_owner().is_none() {
+            let owner = pod.controller_owner().map(|owner| owner.kind);
+            if owner.is_none_or(|kind| kind != STATEFULSETS.kind) && is_broken(&pod) {
                 self.delete(&pod.key(), None);
             }
         }
@@ -257,6 +262,11 @@ impl World {
             assert!(!is_bad, "{key}: {error}");
         }
     }
+}
+
+/// Whether a pod's image never becomes ready.
+pub fn is_broken(pod: &Object) -> bool {
+    pod.get_str("spec.containers.0.image").is_some_and(|image| image.contains("broken"))
 }
 
 fn template(app: &str, image: &str) -> Value {

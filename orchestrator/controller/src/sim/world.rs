@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use api::{Error, Kind, Object, RESOURCES, Timestamp};
+use api::{Error, Kind, Object, Timestamp};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use registry::{Config, Registry};
@@ -27,7 +27,7 @@ const FAULTS_END: i64 = 60_000;
 /// By when all must be quiet after that.
 const QUIET_BY: i64 = FAULTS_END + 30 * 60_000;
 /// Most events of a world; a world that needs more never rests.
-const EVENTS_MAX: u64 = 60_000;
+const EVENTS_MAX: u64 = 15_000;
 /// Start of time, in seconds.
 const EPOCH: i64 = 1_700_000_000;
 
@@ -45,7 +45,7 @@ pub enum Event {
     /// Somebody finds out that the watch is not what it should be.
     Relist { life: u64 },
     /// A list that was read earlier reaches the controllers.
-    List { life: u64, objects: Vec<Object>, revision: u64 },
+    List { life: u64, objects: Vec<Arc<Object>>, revision: u64 },
     /// The controllers start.
     Start,
     /// An agent looks around.
@@ -69,7 +69,7 @@ pub struct World {
     clock: Arc<AtomicI64>,
     queue: BTreeMap<(i64, u64), Event>,
     sequence: u64,
-    checker: Checker,
+    pub(super) checker: Checker,
     trace: String,
     controllers: Option<Controllers>,
     controllers_rng: SmallRng,
@@ -141,7 +141,8 @@ impl World {
             };
             events += 1;
             if events > EVENTS_MAX || time > QUIET_BY {
-                let detail = format!("{events} events, {time} ms, next {event:?}");
+                let next: String = format!("{event:?}").chars().take(200).collect();
+                let detail = format!("{events} events, {time} ms, next {next}");
                 break Err(Violation { law: "after the faults the world falls silent", detail });
             }
             self.time = time;
@@ -196,6 +197,7 @@ impl World {
                 self.faults = Faults::default();
                 self.agents_down_until = [0; NODES];
                 self.mend();
+                self.checker.step(&self.kernel, &view)?;
                 self.relist();
                 (0..NODES).for_each(|node| self.schedule(self.time, Event::Agent(node)));
             }
@@ -235,10 +237,8 @@ impl World {
         if self.controllers.is_none() {
             return;
         }
-        let store = self.registry.store();
-        let revision = store.revision();
-        let lists = RESOURCES.iter().filter(|resource| resource.stored_as.is_none());
-        let objects = lists.flat_map(|resource| store.list(resource, None).1).map(|it| it.object()).collect();
+        let revision = self.registry.store().revision();
+        let objects = self.checker.objects().cloned().collect();
         self.watch = None;
         self.old.clear();
         self.held = None;
@@ -246,11 +246,11 @@ impl World {
         self.schedule(at, Event::List { life: self.life, objects, revision });
     }
 
-    fn list(&mut self, objects: Vec<Object>, revision: u64) -> Result<(), Violation> {
+    fn list(&mut self, objects: Vec<Arc<Object>>, revision: u64) -> Result<(), Violation> {
         self.say(format_args!("list of {} at {revision}", objects.len()));
         self.step(Input::Listing)?;
         for object in objects {
-            self.step(Input::Changed(Arc::new(self.seen(object))))?;
+            self.step(Input::Changed(self.seen(object)))?;
         }
         self.watch = self.registry.store().watch(Scope::default(), revision).ok();
         self.is_telling = false;
@@ -260,9 +260,9 @@ impl World {
     }
 
     /// What the controllers take an object for.
-    fn seen(&self, mut object: Object) -> Object {
+    fn seen(&self, mut object: Arc<Object>) -> Arc<Object> {
         if let Some(mutant) = self.mutant {
-            mutant.see(&mut object);
+            mutant.see(Arc::make_mut(&mut object));
         }
         object
     }
@@ -278,7 +278,8 @@ impl World {
         let most = self.rng.random_range(1..20);
         for told in 0.. {
             let Some(event) = self.watch.as_mut().and_then(Watch::try_next) else { break };
-            let object = Arc::new(self.seen(event.record.object()));
+            let Some(object) = self.checker.at(event.revision, &event.record.key) else { continue };
+            let object = self.seen(object);
             let input = match event.kind {
                 EventKind::Deleted => Input::Deleted(object),
                 EventKind::Created | EventKind::Updated => Input::Changed(object),
@@ -349,10 +350,10 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Call { id, mut call } => {
-                    self.checker.call(&call, controllers.cache())?;
                     if let Some(mutant) = self.mutant {
                         mutant.call(&mut call, self.rng.random());
                     }
+                    self.checker.call(&call, controllers.cache())?;
                     made.push((id, call));
                 }
                 Effect::WakeAt(time) => {
@@ -385,10 +386,8 @@ impl World {
     /// A call reaches the registry, or does not.
     fn make(&mut self, life: u64, id: u64, call: Call) {
         // What a dead process had asked for may have been on its way, or not.
-        if life != self.life || self.controllers.is_none() {
-            if self.rng.random_bool(0.5) {
-                return;
-            }
+        if (life != self.life || self.controllers.is_none()) && self.rng.random_bool(0.5) {
+            return;
         }
         let text = call.to_string();
         let result = if happens(&mut self.rng, self.faults.refused) {
@@ -417,7 +416,8 @@ impl World {
         if let (Some(Mutant::Hasty), Call::Read { key, .. }) = (self.mutant, &call) {
             return Err(Error::not_found(key));
         }
-        let result = now(perform(&self.registry, call)).map(|object| object.map(|object| self.seen(object)));
+        let result = now(perform(&self.registry, call))
+            .map(|object| object.map(|object| Arc::unwrap_or_clone(self.seen(Arc::new(object)))));
         if let Err(error) = &result {
             let is_bug = matches!(error.kind(), Kind::Invalid | Kind::BadRequest | Kind::Unsupported);
             assert!(!is_bug || self.mutant.is_some(), "seed {}: {error}", self.seed);

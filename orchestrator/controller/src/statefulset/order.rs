@@ -49,6 +49,8 @@ pub enum Pet {
         is_well: bool,
         /// Ready at all.
         is_ready: bool,
+        /// Its agent has begun to start it.
+        is_started: bool,
     },
 }
 
@@ -135,21 +137,22 @@ fn settle(
         Some(Pet::Ending) => (None, false),
         Some(Pet::Ended) => (Some(Step::Delete(ordinal)), false),
         Some(Pet::Alive { is_well: true, .. }) => (None, true),
-        Some(Pet::Alive { is_updated, is_ready, .. }) => {
+        Some(Pet::Alive { is_updated, is_ready, is_started, .. }) => {
             // Broken at a revision that is no longer wanted: waiting for it to become ready would be for ever.
             let is_outdated = !is_updated && rules.first_updated().is_some_and(|first| ordinal >= first);
             if is_outdated && !is_ready {
                 return (Some(Step::Delete(ordinal)), false);
             }
-            // A claim deleted under a pod that has not started: it would wait for it for ever.
-            let step = (identity_lacks_claims(identity, ordinal)).then_some(Step::Claims(ordinal));
+            let step = match identity(ordinal) {
+                // A claim that was deleted before the pod got it: without a new one it would wait for ever.
+                Identity::NeedsClaims => Some(Step::Claims(ordinal)),
+                // The claim waits for the pod to go, the pod for a claim that stays.
+                Identity::ClaimsEnding if !is_started => Some(Step::Delete(ordinal)),
+                _ => None,
+            };
             (step, false)
         }
     }
-}
-
-fn identity_lacks_claims(identity: &dyn Fn(u64) -> Identity, ordinal: u64) -> bool {
-    identity(ordinal) == Identity::NeedsClaims
 }
 
 /// The next pod to replace by one of the update revision. Broken outdated pods were dealt with before, so whatever is
