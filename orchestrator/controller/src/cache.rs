@@ -85,16 +85,26 @@ impl Cache {
         }
     }
 
+    /// Whether it cannot be told if this state is news: the key is not known, and the watch has told of a later
+    /// deletion of the kind, though perhaps not of this object's.
+    pub fn is_doubtful(&self, key: &Key, object: &Object) -> bool {
+        let revision = object.resource_version().unwrap_or(0);
+        !self.objects.contains_key(key) && revision <= self.last_deletion(key.resource)
+    }
+
     /// Takes in the state of an object. `None` if that is no news; else what was known of the key before.
     pub fn put(&mut self, key: &Key, object: Arc<Object>) -> Option<Option<Arc<Object>>> {
         let revision = object.resource_version().unwrap_or(0);
         match self.objects.get(key) {
             Some(known) if known.resource_version().unwrap_or(0) >= revision => return None,
-            None if self.deleted.get(key.resource).is_some_and(|deleted| *deleted >= revision) => {
-                return None;
-            }
+            None if self.is_doubtful(key, &object) => return None,
             _ => {}
         }
+        Some(self.insert(key, object))
+    }
+
+    /// Takes in an object that is there for sure, and not known. Returns what was known of the key before.
+    pub fn insert(&mut self, key: &Key, object: Arc<Object>) -> Option<Arc<Object>> {
         let old = self.take(key);
         self.by_uid.insert(object.uid().into(), key.clone());
         for uid in references(&object) {
@@ -104,7 +114,12 @@ impl Cache {
             self.ledger.put(key, &object);
         }
         self.objects.insert(key.clone(), object);
-        Some(old)
+        old
+    }
+
+    /// The newest deletion of a kind that the watch told of.
+    pub fn last_deletion(&self, resource: &'static Resource) -> u64 {
+        self.deleted.get(resource).copied().unwrap_or(0)
     }
 
     /// Takes in that the incarnation `uid` is gone, at `revision` if the watch said so. `None` if that is no news.

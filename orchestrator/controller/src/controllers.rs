@@ -36,8 +36,16 @@ struct Flight {
     note: Option<Note>,
     complaint: Option<Note>,
     reads: u32,
+    /// The last deletion of the kind that was told of before it was made.
+    last_deletion: u64,
     /// A list began after it was made: what its answer shows may be older than the list.
     is_stale: bool,
+}
+
+impl Flight {
+    fn new(call: Call) -> Flight {
+        Flight { item: None, call, note: None, complaint: None, reads: 0, last_deletion: 0, is_stale: false }
+    }
 }
 
 /// The calls of an item in hand.
@@ -199,14 +207,14 @@ impl Controllers {
         }
         self.batches.insert(item.clone(), Batch { open: plan.steps.len(), is_failed: false });
         for Step { call, note, complaint } in plan.steps {
-            let flight =
-                Flight { item: Some(item.clone()), call, note, complaint, reads: 0, is_stale: false };
+            let flight = Flight { item: Some(item.clone()), note, complaint, ..Flight::new(call) };
             self.launch(flight, effects);
         }
     }
 
-    fn launch(&mut self, flight: Flight, effects: &mut Vec<Effect>) {
+    fn launch(&mut self, mut flight: Flight, effects: &mut Vec<Effect>) {
         self.last_id += 1;
+        flight.last_deletion = self.cache.last_deletion(flight.call.key().resource);
         if let Call::Bind { pod, node, pod_ip, .. } = &flight.call {
             let amount = self.cache.get(pod).map(|pod| requests(pod)).unwrap_or_default();
             self.assumed.insert(pod.clone(), Binding { node: node.clone(), address: *pod_ip, amount });
@@ -220,9 +228,7 @@ impl Controllers {
         let object = note.event(now);
         let key = Key::new(*EVENTS, object.namespace(), object.name());
         if self.cache.get(&key).is_none() {
-            let call = Call::Create { object };
-            let flight = Flight { item: None, call, note: None, complaint: None, reads: 0, is_stale: false };
-            self.launch(flight, effects);
+            self.launch(Flight::new(Call::Create { object }), effects);
         }
     }
 
@@ -248,7 +254,19 @@ impl Controllers {
                     let uid = uid.to_owned();
                     self.forget(&key, &uid);
                 }
-                self.take_in(&key, Arc::new(object));
+                if !self.cache.is_doubtful(&key, &object) {
+                    self.take_in(&key, Arc::new(object));
+                } else if self.cache.last_deletion(key.resource) == flight.last_deletion {
+                    // Nothing of the kind was deleted since we asked: it is there.
+                    let object = Arc::new(object);
+                    let old = self.cache.insert(&key, Arc::clone(&object));
+                    self.notify(&key, old.as_ref(), Some(&object));
+                } else if flight.reads < READS_MAX {
+                    flight.reads += 1;
+                    return self.launch(flight, effects);
+                } else {
+                    is_failed = true;
+                }
             }
             (Call::Read { uid, .. }, Ok(None)) => {
                 if let Some(uid) = uid.clone() {
@@ -271,6 +289,11 @@ impl Controllers {
                     self.tell(&note, now, effects);
                 }
                 match object {
+                    // Made and, by what the watch told, perhaps gone again: the store knows.
+                    Some(object) if flight.item.is_some() && self.cache.is_doubtful(&key, &object) => {
+                        let call = Call::Read { key, uid: None };
+                        return self.launch(Flight { call, ..flight }, effects);
+                    }
                     Some(object) => self.take_in(&key, Arc::new(object)),
                     None => {
                         if let Call::Delete { uid, .. } = &flight.call {

@@ -88,9 +88,10 @@ fn adopt(view: &View<'_>, set: &Object, plan: &mut Plan) {
     let owner = set.as_controller_owner();
     for pod in view.cache.list_in(*PODS, set.namespace()) {
         let is_named = ordinal(set, pod.name()).is_some();
+        // One that has ended, too: it has the name, and is replaced.
         if is_named
             && pod.controller_owner().is_none()
-            && pod::is_active(pod)
+            && !pod.is_deleting()
             && selector.matches(pod.labels())
         {
             plan.call(own(pod, Some(&owner)));

@@ -254,7 +254,7 @@ impl Checker {
         for set in self.of(&STATEFULSETS) {
             self.pets_settled(set).or_else(|why| broken(format!("{}: {why}", set.key())))?;
         }
-        for claim in self.of(&CLAIMS) {
+        for claim in self.of(&CLAIMS).filter(|claim| !claim.is_deleting()) {
             let volume = claim.get_str("spec.volumeName").unwrap_or("");
             let volume = self.objects.get(&Key::new(*VOLUMES, "", volume));
             let is_ours = volume.is_some_and(|it| it.get_str("spec.claimRef.uid") == Some(claim.uid()));
@@ -283,9 +283,10 @@ impl Checker {
         Ok(())
     }
 
-    /// A claim that is deleted under a running pod waits for the pod.
+    /// A claim that is deleted under a running pod waits for the pod, and under a pod that nobody manages for people.
     fn is_in_use(&self, key: &Key) -> bool {
-        let mut pods = self.of(&PODS).filter(|pod| pod.namespace() == key.namespace && pod::is_ready(pod));
+        let stays = |pod: &Object| pod::is_ready(pod) || pod.controller_owner().is_none();
+        let mut pods = self.of(&PODS).filter(|pod| pod.namespace() == key.namespace && stays(pod));
         key.resource == *CLAIMS && pods.any(|pod| pod::claims(pod).any(|name| name == key.name))
     }
 
@@ -297,6 +298,15 @@ impl Checker {
     fn pets_settled(&self, set: &Object) -> Result<(), String> {
         let start = set.get_i64("spec.ordinals.start").unwrap_or(0);
         let replicas = set.get_i64("spec.replicas").unwrap_or(1);
+        // A pod by hand that has a pet's name is for people to remove.
+        let is_strange = |ordinal: i64| {
+            let key = Key::new(*PODS, set.namespace(), format!("{}-{ordinal}", set.name()));
+            let owner = self.objects.get(&key).map(|pod| pod.controller_owner().map(|owner| owner.uid));
+            owner.is_some_and(|owner| owner.as_deref() != Some(set.uid()))
+        };
+        if (start..start + replicas).any(is_strange) {
+            return Ok(());
+        }
         let pods = self.active_pods_of(set);
         let ordinals: BTreeSet<i64> = pods.iter().map(|pod| ordinal(pod.name())).collect();
         if ordinals != (start..start + replicas).collect() {

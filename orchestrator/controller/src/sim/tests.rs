@@ -28,7 +28,7 @@ fn one_seed_gives_one_trace() {
 
 /// The first law that catches a mutant, and the seed.
 fn caught(mutant: Mutant) -> Option<(u64, &'static str)> {
-    (0..20).find_map(|seed| Some((seed, run(seed, Some(mutant)).verdict.err()?.law)))
+    (1..20).find_map(|seed| Some((seed, run(seed, Some(mutant)).verdict.err()?.law)))
 }
 
 #[track_caller]
