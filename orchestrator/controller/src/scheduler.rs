@@ -393,7 +393,7 @@ mod tests {
             "metadata": {"name": "data", "namespace": "n", "uid": "c", "resourceVersion": "1"}}));
         let going = with(&claim, json!({"metadata": {"deletionTimestamp": "1970-01-01T00:00:00Z"}}));
         let node = node("n", json!({}));
-        check(pod.clone(), &[node.clone()], "persistentvolumeclaim \\data\\ not found");
+        check(pod.clone(), std::slice::from_ref(&node), "persistentvolumeclaim \\data\\ not found");
         check(pod.clone(), &[node.clone(), going], "persistentvolumeclaim \\data\\ is being deleted");
         check(pod, &[node, claim], "n 10.0.0.5");
     }

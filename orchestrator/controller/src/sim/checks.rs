@@ -93,8 +93,8 @@ impl Checker {
         }
         let holds = |pod: &Object| pod::address(pod).filter(|_| !pod::is_terminal(pod));
         if let Some(address) = holds(pod) {
-            let pods = self.objects.iter().filter(|(other, _)| other.resource == *PODS && *other != key);
-            for (other, _) in pods.filter(|(_, it)| holds(it) == Some(address)) {
+            let mut pods = self.objects.iter().filter(|(other, _)| other.resource == *PODS && *other != key);
+            if let Some((other, _)) = pods.find(|(_, it)| holds(it) == Some(address)) {
                 return broken("an address has one pod", format!("{address}: {key} and {other}"));
             }
         }
