@@ -407,11 +407,3 @@ fn a_pod_is_admitted_quickly() {
     println!("admission of a pod of two containers: {micros} µs");
     assert!(micros < 5_000, "{micros} µs");
 }
-
-#[test]
-fn mounts_in_a_stateful_set_may_name_its_claims() {
-    let without = with(sets(), "spec.template.spec.volumes", Value::Null);
-    assert_eq!(fields(create("sts", without.clone())), [""; 0]);
-    let other = with(without, "spec.volumeClaimTemplates.0.metadata.name", json!("other"));
-    assert_eq!(fields(create("sts", other)), ["spec.template.spec.containers[0].volumeMounts[0].name"]);
-}

@@ -105,7 +105,8 @@ impl Controllers {
             Input::Deleted(object) => self.deleted(&object),
             Input::Synced => self.end_list(),
             Input::Done { id, result } => self.done(id, result, now, rng, &mut effects),
-            Input::Tick => {}
+            // A timer that went off early is set again.
+            Input::Tick => self.wake = None,
         }
         self.queue.advance(now);
         if self.is_synced {

@@ -7,12 +7,11 @@
 //! ```
 //! The controllers decide; nothing here does. A watch that fell behind begins again with a list.
 
-use api::{Error, Key, Object, Part};
-use controller::{Call, Controllers, Effect, Input};
+use controller::{Controllers, Effect, Input, perform};
 use futures::stream::{FuturesUnordered, StreamExt};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use registry::{DeleteOptions, Propagation, Registry, WriteOptions};
+use registry::Registry;
 use std::sync::Arc;
 use store::{End, EventKind, Scope, Store, Watch};
 
@@ -50,7 +49,7 @@ pub(super) async fn drive<S: Store>(registry: Arc<Registry<S>>) {
                 && let Some((id, call)) = waiting.pop_front()
             {
                 let registry = Arc::clone(&registry);
-                calls.push(async move { Input::Done { id, result: answer(&registry, call).await } });
+                calls.push(async move { Input::Done { id, result: perform(&registry, call).await } });
             }
             let due = async {
                 match wake {
@@ -95,44 +94,5 @@ fn input(event: &store::Event) -> Input {
     match event.kind {
         EventKind::Created | EventKind::Updated => Input::Changed(object),
         EventKind::Deleted => Input::Deleted(object),
-    }
-}
-
-async fn answer<S: Store>(registry: &Registry<S>, call: Call) -> Result<Option<Object>, Error> {
-    let write = WriteOptions { field_manager: "podyard".into(), ..WriteOptions::default() };
-    match call {
-        Call::Create { object } => {
-            let Key { resource, namespace, .. } = object.key();
-            registry.create(resource, &namespace, object.0, &write).await.map(|written| Some(written.object))
-        }
-        Call::Update { object, part } => {
-            registry.update(&object.key(), object.0, part, &write).await.map(|written| Some(written.object))
-        }
-        Call::Delete { key, uid, grace, propagation } => {
-            let options = DeleteOptions {
-                grace_period_secs: grace,
-                uid: Some(uid),
-                propagation: Some(match propagation {
-                    controller::Propagation::Background => Propagation::Background,
-                    controller::Propagation::Foreground => Propagation::Foreground,
-                    controller::Propagation::Orphan => Propagation::Orphan,
-                }),
-                ..DeleteOptions::default()
-            };
-            registry.delete(&key, &options).await.map(|deleted| (!deleted.is_gone).then_some(deleted.object))
-        }
-        Call::Bind { pod, uid, node, pod_ip } => {
-            registry.bind(&pod, Some(&uid), &node, pod_ip).await.map(|written| Some(written.object))
-        }
-        // Kubernetes' `finalize` subresource: an update of `spec.finalizers`, which is all that keeps a Namespace.
-        Call::Finalize { object } => registry
-            .update(&object.key(), object.0, Part::Main, &write)
-            .await
-            .map(|written| Some(written.object)),
-        Call::Read { key, .. } => match registry.get(&key) {
-            Ok(object) => Ok(Some(object)),
-            Err(error) if error.kind() == api::Kind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        },
     }
 }

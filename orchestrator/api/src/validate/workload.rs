@@ -1,6 +1,6 @@
 //! Replica sets and stateful sets.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Causes, Tree, items, labels, names, pod, storage, text, tree};
 
@@ -13,7 +13,7 @@ pub(super) fn replica_set(spec: &Tree, causes: &mut Causes) {
 pub(super) fn stateful_set(spec: &Tree, causes: &mut Causes) {
     counts(spec, &["replicas", "minReadySeconds", "revisionHistoryLimit"], causes);
     labels::matches_template(spec, causes);
-    pod::template(&with_claims(spec), causes);
+    pod::template(spec, causes);
     let service = text(spec, "serviceName");
     if !service.is_empty() {
         causes.name("spec.serviceName", service, names::dns_1035_label);
@@ -60,25 +60,6 @@ pub(super) fn stateful_set(spec: &Tree, causes: &mut Causes) {
             None => causes.required(format!("{path}.spec")),
         }
     }
-}
-
-/// The spec with a volume in its template for each claim template: pods get them, so mounts may name them.
-fn with_claims(spec: &Tree) -> Tree {
-    let mut spec = spec.clone();
-    let claims = spec.get("volumeClaimTemplates").and_then(Value::as_array).cloned().unwrap_or_default();
-    let pod =
-        spec.get_mut("template").and_then(|template| template.get_mut("spec")).and_then(Value::as_object_mut);
-    if let Some(pod) = pod.filter(|_| !claims.is_empty()) {
-        let mut volumes = pod.get("volumes").and_then(Value::as_array).cloned().unwrap_or_default();
-        for name in claims.iter().map(|claim| &claim["metadata"]["name"]).filter(|name| name.is_string()) {
-            // A claim takes the place of a volume of its name.
-            if !volumes.iter().any(|volume| volume["name"] == *name) {
-                volumes.push(json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
-            }
-        }
-        pod.insert("volumes".into(), volumes.into());
-    }
-    spec
 }
 
 fn counts(spec: &Tree, fields: &[&str], causes: &mut Causes) {
