@@ -22,7 +22,7 @@ pub(crate) enum Happening {
     Made,
     /// Its program runs.
     Started,
-    /// It has ended and its record is on disk.
+    /// It has ended and its record is in its file.
     Ended(ExitRecord),
 }
 

@@ -18,7 +18,7 @@
 //! - The shim's death is the pod's death: nothing that it held is inherited, the daemon fences by cgroup.
 //!
 //! Words: a *container* is named by its name and attempt; a *worker* is a short-lived fork of the shim; an
-//! *exit record* says how an attempt ended and is on disk before anybody is told.
+//! *exit record* says how an attempt ended and is in its file before anybody is told.
 #![deny(unsafe_code)]
 
 mod build;

@@ -337,7 +337,7 @@ pub struct ExitRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Event {
-    /// A container ended; its record is on disk.
+    /// A container ended; its record is in its file.
     Exited(ExitRecord),
     /// A program started by Exec on this connection ended.
     ExecExited {

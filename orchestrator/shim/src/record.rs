@@ -1,13 +1,15 @@
-//! Exit records: how each attempt ended, on disk before anybody is told.
+//! Exit records: how each attempt ended, in a file before anybody is told.
 //!
 //! `<pod dir>/exits/<container>.<attempt>.json`, written by rename. A record also says that its attempt was made:
 //! it is never made again.
+//!
+//! Not flushed: a record must survive the death of every process, and the page cache does. A power failure it need
+//! not survive: the pod directory belongs to one boot and is swept by the next.
 #![forbid(unsafe_code)]
 
 use crate::protocol::{ContainerId, EXITS_DIR, ExitRecord, Failure, FailureKind};
 use crate::sys::Call;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where the record of `container` is.
@@ -16,7 +18,7 @@ pub fn path(pod_dir: &Path, container: &ContainerId) -> PathBuf {
     pod_dir.join(EXITS_DIR).join(format!("{container}.json"))
 }
 
-/// Writes the record durably: temporary file, fsync, rename, fsync of the directory.
+/// Writes the record: temporary file, rename. Readers see none or the whole.
 ///
 /// # Errors
 /// The disk's answer.
@@ -32,11 +34,8 @@ pub fn write(pod_dir: &Path, record: &ExitRecord) -> Result<(), Failure> {
     let temporary = dir.join(format!(".{}.new", record.container));
     let bytes = serde_json::to_vec(record)
         .map_err(|error| Failure::new(FailureKind::Internal, format!("encode the exit record: {error}")))?;
-    let mut file = File::create(&temporary).call(|| format!("create {}", temporary.display()))?;
-    file.write_all(&bytes).call(|| format!("write {}", temporary.display()))?;
-    file.sync_all().call(|| format!("fsync {}", temporary.display()))?;
-    fs::rename(&temporary, &target).call(|| format!("rename to {}", target.display()))?;
-    File::open(&dir).and_then(|dir| dir.sync_all()).call(|| format!("fsync {}", dir.display()))
+    fs::write(&temporary, bytes).call(|| format!("write {}", temporary.display()))?;
+    fs::rename(&temporary, &target).call(|| format!("rename to {}", target.display()))
 }
 
 /// Reads the record of `container`; none if it has not ended, or never was.

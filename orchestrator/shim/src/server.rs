@@ -445,14 +445,14 @@ impl Shim {
         let record = match work {
             Ok((Outcome::Recorded { record, stored }, _)) => {
                 if let Err(failure) = stored {
-                    eprintln!("{}: exit record not on disk: {failure}", record.container);
+                    eprintln!("{}: exit record not written: {failure}", record.container);
                 }
                 record
             }
             // Better late and here than never: no worker could be made, or it was killed.
             Ok(_) | Err(_) => {
                 if let Err(failure) = crate::record::write(&self.pod_dir, &record) {
-                    eprintln!("{}: exit record not on disk: {failure}", record.container);
+                    eprintln!("{}: exit record not written: {failure}", record.container);
                 }
                 record
             }

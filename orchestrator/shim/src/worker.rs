@@ -24,7 +24,7 @@ pub(crate) enum Outcome {
     Refused(Failure),
     /// Fds: pidfd, and the terminal's master if there is one.
     Executing { process: ProcessName },
-    /// The record is on disk, or the reason why not.
+    /// The record is written, or the reason why not.
     Recorded { record: ExitRecord, stored: std::result::Result<(), Failure> },
     /// What was asked.
     Done,
