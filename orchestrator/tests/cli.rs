@@ -224,7 +224,12 @@ async fn the_rest_answers() {
     assert!(run(&yard, "api-resources", "").await.contains("pods                     po           v1"));
     assert_eq!(run(&yard, "events", "").await, "No events found in default namespace.\n");
     assert_eq!(run(&yard, "ns map", "").await, "no namespaces: no pod runs\n");
-    assert!(run(&yard, "purge", "").await.contains("add --yes if you mean it"));
+    let purge = run(&yard, "purge", "").await;
+    assert!(purge.contains("yard test") && purge.contains("add --yes if you mean it"), "{purge}");
+    let other = run(&yard, "purge --yes --data-dir /nonexistent", "").await;
+    assert!(other.contains("which is not the one that the flags name"), "{other}");
+    let gone = run(&yard, "purge --yes --socket /nonexistent/x.sock", "").await;
+    assert!(gone.starts_with("say which yard is meant") && gone.ends_with("exit 1\n"), "{gone}");
     let doctor = run(&yard, "doctor -o json", "").await;
     assert!(doctor.contains("\"name\": \"overlayfs\"") && doctor.contains("\"ok\": "), "{doctor}");
 }

@@ -76,11 +76,16 @@ fn page(plan: &Plan, refused: usize) -> String {
     let steps: usize = plan.pods.iter().map(|pod| pod.steps.len()).sum();
     let refused = if refused > 0 { format!(", {refused} refused") } else { String::new() };
     text += &format!(
-        "\n{} objects{refused}, {} pods, {steps} steps. Nothing was changed.\n",
-        plan.objects.len(),
-        plan.pods.len()
+        "\n{}{refused}, {}, {}. Nothing was changed.\n",
+        counted(plan.objects.len(), "object"),
+        counted(plan.pods.len(), "pod"),
+        counted(steps, "step")
     );
     text
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -105,7 +110,7 @@ mod tests {
                 error: None,
             }],
         };
-        let expect = "+ create replicaset/web\n    1 pods\n\npod default/web-<1> (for replicaset/web)\n    1   netns create   a new network namespace\n\n1 objects, 1 pods, 1 steps. Nothing was changed.\n";
+        let expect = "+ create replicaset/web\n    1 pods\n\npod default/web-<1> (for replicaset/web)\n    1   netns create   a new network namespace\n\n1 object, 1 pod, 1 step. Nothing was changed.\n";
         assert_eq!(page(&plan, 0), expect);
     }
 }

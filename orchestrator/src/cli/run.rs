@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use api::{Key, Object};
 use client::{DeleteOptions, EventKind, ExecOptions, LogOptions, Request, WatchOptions, WriteOptions};
 use serde_json::{Map, Value, json};
-use server::yard::{STEP_ANNOTATION, StepState};
+use server::yard::{STEP_ANNOTATION, StepState, Trace};
 
 use super::apply::DryRun;
 use super::context::Context;
@@ -227,6 +227,7 @@ async fn step(context: &Context, key: &Key) -> Result<(), Error> {
     );
     let mut request = Request::get(&path);
     let seen_by = Instant::now() + SEEN_WITHIN;
+    let mut shown = 0;
     loop {
         let state = match context.client.request_json(request).await {
             Ok((state, _)) => state,
@@ -241,9 +242,7 @@ async fn step(context: &Context, key: &Key) -> Result<(), Error> {
         };
         let state: StepState = serde_json::from_value(state)
             .map_err(|error| Error::Usage(format!("the daemon's answer is garbled: {error}")))?;
-        if let Some(last) = &state.last {
-            context.line(trace::line(last))?;
-        }
+        shown = tell(context, key, shown).await?;
         if state.done {
             return Ok(());
         }
@@ -259,6 +258,16 @@ async fn step(context: &Context, key: &Key) -> Result<(), Error> {
         };
         request = Request::new(client::Method::POST, format!("{path}?action={action}"));
     }
+}
+
+/// Shows what was done after the step `shown`, each with its effect; gives the last one shown.
+async fn tell(context: &Context, key: &Key, shown: u64) -> Result<u64, Error> {
+    let trace: Trace = serde_json::from_value(trace::fetch(context, key).await?)
+        .map_err(|error| Error::Usage(format!("the daemon's answer is garbled: {error}")))?;
+    for step in trace.steps.iter().filter(|step| step.sequence > shown) {
+        context.line(trace::line(step))?;
+    }
+    Ok(trace.steps.last().map_or(shown, |step| step.sequence.max(shown)))
 }
 
 /// `next`, or `run` for `r`, `q` and the end of input.

@@ -87,7 +87,9 @@ pub async fn carry(context: &Context, pod: &Key, options: &ExecOptions) -> Resul
 
 async fn resize(send: &mut ExecInput) -> Result<(), Error> {
     // A terminal without a size keeps the default.
-    if let Ok(size) = tcgetwinsize(std::io::stdout()) {
+    if let Ok(size) = tcgetwinsize(std::io::stdout())
+        && size.ws_col > 0
+    {
         send.resize(size.ws_col, size.ws_row).await?;
     }
     Ok(())

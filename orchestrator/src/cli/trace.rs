@@ -1,6 +1,8 @@
 //! `trace`: each step taken for a pod, what it did to the kernel, and how long it took.
 
+use api::{Key, Timestamp};
 use client::Request;
+use serde_json::Value;
 use server::yard::{Step, Trace};
 
 use super::context::Context;
@@ -17,10 +19,15 @@ pub struct Args {
     output: Option<String>,
 }
 
+/// What the daemon tells of the steps taken for a pod.
+pub async fn fetch(context: &Context, key: &Key) -> Result<Value, Error> {
+    let path = format!("/podyard/v1/trace/{}/{}", client::encode(&key.namespace), client::encode(&key.name));
+    Ok(context.client.request_json(Request::get(path)).await?.0)
+}
+
 pub async fn run(context: &Context, args: Args) -> Outcome {
     let key = target::pod(&args.pod, context.namespace())?;
-    let path = format!("/podyard/v1/trace/{}/{}", client::encode(&key.namespace), client::encode(&key.name));
-    let (value, _) = context.client.request_json(Request::get(path)).await?;
+    let value = fetch(context, &key).await?;
     if args.output.is_some() {
         context.text(&print::json(&value))?;
         return Ok(0);
@@ -39,9 +46,17 @@ pub async fn run(context: &Context, args: Args) -> Outcome {
         vec![step.sequence.to_string(), format!("{micros:>8}"), printable(&step.step), effect(step)]
     });
     context.text(&print::columns(&["#", "      µs", "STEP", "KERNEL EFFECT"], rows.collect()))?;
-    let total: u64 = trace.steps.iter().filter_map(|step| step.micros).sum();
-    context.line(format_args!("{} steps, {total} µs in all", trace.steps.len()))?;
+    if let Some(took) = took(&trace.steps) {
+        context.line(format_args!("{} steps in {took} µs", trace.steps.len()))?;
+    }
     Ok(0)
+}
+
+/// From the first step's begin to the last one's end; steps may lie within others, and beside them.
+fn took(steps: &[Step]) -> Option<i64> {
+    let begin = |step: &Step| step.at.as_deref()?.parse::<Timestamp>().ok().map(Timestamp::as_microsecond);
+    let end = |step: &Step| Some(begin(step)? + i64::try_from(step.micros?).ok()?);
+    Some(steps.iter().filter_map(end).max()? - steps.iter().filter_map(begin).min()?)
 }
 
 /// The effect, or why there was none.
@@ -63,6 +78,15 @@ pub fn line(step: &Step) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn time_is_not_counted_twice() {
+        let step = |at: &str, micros| Step { at: Some(at.into()), micros: Some(micros), ..Step::default() };
+        let inner = step("2026-01-01T00:00:00.000100Z", 50);
+        let outer = step("2026-01-01T00:00:00Z", 200);
+        assert_eq!(took(&[inner, outer]), Some(200));
+        assert_eq!(took(&[Step::default()]), None);
+    }
 
     #[test]
     fn lines() {

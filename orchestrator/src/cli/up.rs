@@ -40,6 +40,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// Whether any flag says something.
+    pub fn is_given(&self) -> bool {
+        self.name.is_some() || self.data_dir.is_some() || self.run_dir.is_some() || self.log_dir.is_some()
+    }
+
     /// The yard that is meant.
     ///
     /// # Errors

@@ -184,6 +184,6 @@ impl NodeApi for FakeNode {
     }
 
     fn info(&self) -> BoxFuture<'_, Result<Info, Error>> {
-        Box::pin(async { Ok(Info { name: "test".into(), ..Info::default() }) })
+        Box::pin(async { Ok(Info { name: "test".into(), isolated: true, ..Info::default() }) })
     }
 }

@@ -103,7 +103,9 @@ fn page(checks: &[Check], missing: usize) -> String {
     let warned = checks.iter().filter(|check| check.verdict == Verdict::Warn).count();
     text += &match (missing, warned) {
         (0, 0) => "\nEverything Podyard can use is here.\n".to_string(),
+        (0, 1) => "\nPods can run; one thing could be better.\n".to_string(),
         (0, warned) => format!("\nPods can run; {warned} things could be better.\n"),
+        (1, _) => "\nPods cannot run: one thing is missing.\n".to_string(),
         (missing, _) => format!("\nPods cannot run: {missing} things are missing.\n"),
     };
     text
@@ -116,7 +118,7 @@ mod tests {
     #[test]
     fn pages_tell_the_fix() {
         let checks = [Check::ok("kernel", "6.1"), Check::missing("veth", "EOPNOTSUPP", "modprobe veth")];
-        let expect = "ok        kernel   6.1\nMISSING   veth     EOPNOTSUPP\n          fix: modprobe veth\n\nPods cannot run: 1 things are missing.\n";
+        let expect = "ok        kernel   6.1\nMISSING   veth     EOPNOTSUPP\n          fix: modprobe veth\n\nPods cannot run: one thing is missing.\n";
         assert_eq!(page(&checks, 1), expect);
     }
 
