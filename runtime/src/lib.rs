@@ -28,12 +28,15 @@ mod mounts;
 pub mod namespaces;
 pub mod plan;
 mod process;
+mod protect;
 mod protocol;
 pub mod seccomp;
+pub mod state;
 mod sys;
 mod validate;
 
 pub use console::WindowSize;
 pub use error::{Error, Kind, Result};
 pub use plan::Plan;
-pub use sys::set_window_size;
+pub use protect::run_from_read_only_clone;
+pub use sys::{set_window_size, window_size};

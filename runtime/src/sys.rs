@@ -336,6 +336,19 @@ pub fn set_window_size(tty: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<(
     check(ret.into(), || format!("ioctl(TIOCSWINSZ, {rows}x{columns})")).map(drop)
 }
 
+/// A terminal's size.
+///
+/// # Errors
+/// `ENOTTY` if it is none.
+pub fn window_size(tty: BorrowedFd<'_>) -> Result<crate::console::WindowSize> {
+    // SAFETY: an all-zero winsize is valid: integers.
+    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
+    // SAFETY: TIOCGWINSZ writes one winsize, which outlives the call.
+    let ret = unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    check(ret.into(), || "ioctl(TIOCGWINSZ)".to_string())?;
+    Ok(crate::console::WindowSize { rows: size.ws_row, columns: size.ws_col })
+}
+
 /// Drops capability number `cap` from the bounding set; `Ok(false)` if the kernel knows no such
 /// capability. The caps crate covers those known when it was written; this one the rest.
 pub(crate) fn drop_bounding(cap: u32) -> Result<bool> {

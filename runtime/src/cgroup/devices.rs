@@ -119,6 +119,7 @@ fn assemble(rules: &[Rule]) -> Vec<u64> {
         tests.extend(rule.major.map(|major| (JNE_IMM32, 4, major)));
         tests.extend(rule.minor.map(|minor| (JNE_IMM32, 5, minor)));
         let all = rule.access == MKNOD | READ | WRITE;
+        let certain = tests.is_empty() && all;
         // Access: two instructions and a test, or nothing.
         let access_len = if all { 0 } else { 3 };
         let mut left = tests.len() + access_len + 2;
@@ -139,6 +140,10 @@ fn assemble(rules: &[Rule]) -> Vec<u64> {
         }
         code.push(instruction(MOV_IMM, 0, 0, 0, u32::from(rule.allow)));
         code.push(instruction(EXIT, 0, 0, 0, 0));
+        if certain {
+            // Matches whatever comes: the kernel refuses programs with unreachable code.
+            return code;
+        }
     }
     code.push(instruction(MOV_IMM, 0, 0, 0, 1));
     code.push(instruction(EXIT, 0, 0, 0, 0));
@@ -184,7 +189,11 @@ mod tests {
         let deny_all = rule(r#"{"allow":false,"access":"rwm"}"#);
         let fuse = rule(r#"{"allow":true,"type":"c","major":10,"minor":229,"access":"rw"}"#);
         let disk_read = rule(r#"{"allow":true,"type":"b","major":8,"access":"r"}"#);
-        let p = program(&[deny_all, fuse, disk_read]).unwrap();
+        let before = rule(r#"{"allow":true,"type":"b","major":9,"access":"rwm"}"#);
+        let p = program(&[before, deny_all, fuse, disk_read]).unwrap();
+        assert!(!decide(&p, 1, READ, 9, 0), "overridden");
+        let exit = p.last().unwrap().to_ne_bytes()[0];
+        assert_eq!(exit, 0x95, "nothing after what always matches");
         assert!(decide(&p, 2, READ | WRITE, 10, 229));
         assert!(!decide(&p, 2, READ, 10, 200));
         assert!(!decide(&p, 1, READ, 10, 229), "block is not character");

@@ -1,0 +1,34 @@
+//! `cargo vm [PACKAGE…] [-- FILTER…]`: runs the kernel tests of packages in a virtual machine.
+//!
+//! ```text
+//!   host  build the tests · unpack Debian's cloud kernel · make an initramfs · qemu, console here
+//!   guest this same program as /init: modules, mounts, cgroup2 alone, the tests, power off
+//! ```
+//!
+//! The default package is `runtime`. The machine has no disk and no network card; its kernel is
+//! the newest `linux-image-cloud-amd64` of the host's package lists, downloaded and unpacked under
+//! `target/vm`, never installed. It is emulated: no KVM needed.
+//!
+//! Further programs: `--file PATH[=NAME]` puts a file into the guest's `/bin`, `--run 'NAME ARG…'`
+//! runs it after the tests (with `--no-tests` instead of them): how a pod with limits is tried.
+
+mod guest;
+mod host;
+mod initramfs;
+mod sys;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if std::process::id() == 1 {
+        guest::init();
+    }
+    match host::run(&args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("vm: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,2 +1,0 @@
-//! `podyard-oci`: the runtime behind an OCI command line.
-fn main() {}

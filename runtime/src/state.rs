@@ -1,0 +1,272 @@
+//! What `podyard-oci` remembers of a container between commands, and its status.
+//!
+//! ```text
+//!   <root>/<id>/           0700; its existence reserves the id
+//!     config.json          the bundle's, as it was at create
+//!     state.json           intent and identity: bundle, cgroup, pid and when it started
+//!     start.sock           while the first process waits for `start`
+//! ```
+//!
+//! The status is not stored: the process is looked at, by pid *and* start time, so that a reused
+//! pid is not taken for it.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Call, Error, Kind, Result, Step};
+
+/// Source: runtime-spec, runtime.md, "State".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// The first process is being made.
+    Creating,
+    /// It waits for `start`.
+    Created,
+    /// It runs its program.
+    Running,
+    /// It has exited.
+    Stopped,
+}
+
+/// What may be asked of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Run the program.
+    Start,
+    /// Send a signal.
+    Kill,
+    /// Forget the container.
+    Delete,
+    /// Run one more program.
+    Exec,
+}
+
+impl Status {
+    /// Whether `verb` may be asked in this status.
+    ///
+    /// # Errors
+    /// `Invalid`, naming both. Source: runtime-spec, runtime.md, "Operations".
+    pub fn permits(self, verb: Verb) -> Result<()> {
+        use Status::{Created, Running, Stopped};
+        match (verb, self) {
+            (Verb::Start, Created)
+            | (Verb::Kill, Created | Running)
+            | (Verb::Delete, Stopped)
+            | (Verb::Exec, Created | Running) => Ok(()),
+            (verb, status) => Err(Error::new(
+                Kind::Invalid,
+                format!("{verb:?} is not possible while {status:?}").to_lowercase(),
+            )),
+        }
+    }
+}
+
+/// The content of `state.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// The container's name.
+    pub id: String,
+    /// Absolute.
+    pub bundle: PathBuf,
+    /// Path below every hierarchy.
+    pub cgroup: PathBuf,
+    /// The first process; 0 while creating.
+    pub pid: i32,
+    /// Clock ticks after boot. Source: proc_pid_stat(5), field 22.
+    pub started_ticks: u64,
+}
+
+/// A container's directory.
+#[derive(Clone, Debug)]
+pub struct Directory(PathBuf);
+
+impl Directory {
+    /// Names the directory of container `id` below `root`.
+    ///
+    /// # Errors
+    /// `Invalid` for an id that is not letters, digits and `_+-.`.
+    pub fn of(root: &Path, id: &str) -> Result<Self> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
+        if id.is_empty() || id.len() > 128 || id.starts_with('.') || !id.chars().all(fits) {
+            return Err(Error::invalid(
+                format!("container id {id:?}"),
+                "has other than letters, digits and _+-.",
+            ));
+        }
+        Ok(Self(root.join(id)))
+    }
+
+    /// The container's id.
+    pub fn name(&self) -> String {
+        self.0.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Reserves the id.
+    ///
+    /// # Errors
+    /// `AlreadyExists`.
+    pub fn create(&self) -> Result<()> {
+        use std::os::unix::fs::DirBuilderExt;
+        let parent = self.0.parent().unwrap_or(Path::new("/"));
+        let mut builder = std::fs::DirBuilder::new();
+        builder.mode(0o700);
+        builder.recursive(true).create(parent).call(|| format!("mkdir({parent:?})"))?;
+        let created = builder.recursive(false).create(&self.0);
+        created.call(|| format!("mkdir({:?})", self.0)).step("reserve the container's id")
+    }
+
+    /// Frees the id.
+    ///
+    /// # Errors
+    /// The kernel's; not there is success.
+    pub fn remove(&self) -> Result<()> {
+        match std::fs::remove_dir_all(&self.0) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).call(|| format!("rm({:?})", self.0)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where the waiting first process listens.
+    pub fn start_socket(&self) -> PathBuf {
+        self.0.join("start.sock")
+    }
+
+    /// Keeps the spec for execs.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn save_spec(&self, spec: &Spec) -> Result<()> {
+        self.save("config.json", spec)
+    }
+
+    /// The spec at create.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn spec(&self) -> Result<Spec> {
+        self.load("config.json")
+    }
+
+    /// Writes `state.json`, whole or not at all.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn save_state(&self, state: &State) -> Result<()> {
+        self.save("state.json", state)
+    }
+
+    /// Reads `state.json`.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such container, or one whose create was cut short.
+    pub fn state(&self) -> Result<State> {
+        self.load("state.json")
+    }
+
+    /// The status, by looking.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn status(&self, state: &State) -> Result<Status> {
+        if state.pid == 0 {
+            return Ok(Status::Creating);
+        }
+        Ok(match (state.process()?, self.start_socket().exists()) {
+            (None, _) => Status::Stopped,
+            (Some(_), true) => Status::Created,
+            (Some(_), false) => Status::Running,
+        })
+    }
+
+    fn save(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        let (path, new) = (self.0.join(name), self.0.join(format!(".{name}")));
+        let bytes = serde_json::to_vec(value).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
+        std::fs::write(&new, bytes).call(|| format!("write({new:?})"))?;
+        std::fs::rename(&new, &path).call(|| format!("rename({new:?})"))
+    }
+
+    fn load<T: for<'a> Deserialize<'a>>(&self, name: &str) -> Result<T> {
+        let path = self.0.join(name);
+        let bytes = std::fs::read(&path).call(|| format!("read({path:?})"))?;
+        serde_json::from_slice(&bytes).map_err(|e| Error::invalid(path.display(), e))
+    }
+}
+
+impl State {
+    /// The first process, if it still is the one recorded and has not exited.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn process(&self) -> Result<Option<OwnedFd>> {
+        use rustix::process::{Pid, PidfdFlags, pidfd_open};
+        let Some(pid) = Pid::from_raw(self.pid) else {
+            return Ok(None);
+        };
+        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            other => other.call(|| format!("pidfd_open({})", self.pid))?,
+        };
+        // Read after the pidfd was opened: if it is the right process now, the pidfd names it.
+        match process_start(self.pid)? {
+            Some((state, ticks)) if ticks == self.started_ticks && !"ZX".contains(state) => Ok(Some(pidfd)),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// A process's state letter and when it started; `None` if it is gone.
+///
+/// # Errors
+/// The kernel's.
+///
+/// Source: proc_pid_stat(5).
+pub fn process_start(pid: i32) -> Result<Option<(char, u64)>> {
+    let path = format!("/proc/{pid}/stat");
+    let text = match std::fs::read_to_string(&path) {
+        Err(e) if matches!(e.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ESRCH)) => return Ok(None),
+        other => other.call(|| format!("read({path:?})"))?,
+    };
+    // The name, in parentheses, may contain anything.
+    let fields = text.rsplit_once(") ").map(|(_, rest)| rest.split(' '));
+    let parsed = fields.and_then(|mut fields| {
+        let state = fields.next()?.chars().next()?;
+        Some((state, fields.nth(18)?.parse().ok()?))
+    });
+    parsed.map(Some).ok_or_else(|| Error::new(Kind::Internal, format!("{path}: {text:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verbs_in_each_status() {
+        let permitted = |status: Status| {
+            [Verb::Start, Verb::Kill, Verb::Delete, Verb::Exec].map(|v| status.permits(v).is_ok())
+        };
+        assert_eq!(permitted(Status::Creating), [false; 4]);
+        assert_eq!(permitted(Status::Created), [true, true, false, true]);
+        assert_eq!(permitted(Status::Running), [false, true, false, true]);
+        assert_eq!(permitted(Status::Stopped), [false, false, true, false]);
+    }
+
+    #[test]
+    fn ids_are_names() {
+        let root = Path::new("/run/x");
+        assert!(Directory::of(root, "web-0_a+b.c").is_ok());
+        for bad in ["", ".", "..", "a/b", "../x", "a b", "ä"] {
+            assert!(Directory::of(root, bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn this_process_started() {
+        let (state, ticks) = process_start(std::process::id() as i32).unwrap().unwrap();
+        assert!("RS".contains(state) && ticks > 0);
+        assert_eq!(process_start(i32::MAX).unwrap(), None);
+    }
+}
