@@ -193,3 +193,140 @@ fn fits(claim: &Object, volume: &Object, class: &str) -> bool {
     };
     is_large && is_accessible && is_class && is_selected && mode(claim) == mode(volume)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{look, pod, summary, with};
+
+    pub(super) fn claim(patch: Value) -> Object {
+        let base = json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "data", "namespace": "n", "uid": "c", "resourceVersion": "1",
+                "finalizers": [PROTECTION]},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}},
+                "volumeMode": "Filesystem"},
+            "status": {"phase": "Pending"},
+        });
+        with(&Object(base), patch)
+    }
+
+    fn volume(name: &str, patch: Value) -> Object {
+        let base = json!({
+            "apiVersion": "v1", "kind": "PersistentVolume",
+            "metadata": {"name": name, "uid": name, "resourceVersion": "1"},
+            "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
+                "hostPath": {"path": "/x"}, "volumeMode": "Filesystem"},
+        });
+        with(&Object(base), patch)
+    }
+
+    fn class(name: &str, is_default: bool) -> Object {
+        Object(json!({
+            "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": HOST,
+            "reclaimPolicy": "Delete",
+            "metadata": {"name": name, "uid": name, "resourceVersion": "1",
+                "annotations": {DEFAULT_CLASS: is_default.to_string()}},
+        }))
+    }
+
+    fn of(uid: &str) -> Value {
+        json!({"spec": {"claimRef": {"namespace": "n", "name": "data", "uid": uid}}})
+    }
+
+    #[track_caller]
+    fn check(claim: Object, others: &[Object], expect: &[&str]) -> Plan {
+        let plan = look(super::look, &claim.key(), others.iter().cloned().chain([claim.clone()]));
+        assert_eq!(summary(&plan), expect);
+        plan
+    }
+
+    #[test]
+    fn a_volume_is_made_under_a_name_from_the_uid() {
+        let plan = check(claim(json!({})), &[class("host", true)], &["create pvc-c"]);
+        let Call::Create { object } = &plan.steps[0].call else { panic!() };
+        assert_eq!(object.get_str("spec.csi.volumeHandle"), Some("pvc-c"));
+        assert_eq!(object.get_str("spec.claimRef.uid"), Some("c"));
+        assert_eq!(object.get_str("spec.persistentVolumeReclaimPolicy"), Some("Delete"));
+    }
+
+    #[test]
+    fn no_class_means_the_default_one_and_the_empty_class_means_by_hand() {
+        check(claim(json!({})), &[class("host", false)], &[]);
+        let by_hand = claim(json!({"spec": {"storageClassName": ""}}));
+        assert_eq!(check(by_hand, &[class("host", true)], &[]).notes.len(), 1);
+        let named = claim(json!({"spec": {"storageClassName": "other"}}));
+        check(named.clone(), &[class("other", false), class("host", true)], &["create pvc-c"]);
+        check(named, &[class("host", true)], &[]);
+    }
+
+    #[test]
+    fn the_smallest_free_volume_that_fits_is_taken() {
+        let large = volume("a", json!({"spec": {"capacity": {"storage": "9Gi"}}}));
+        let fitting = volume("b", json!({}));
+        check(claim(json!({})), &[large.clone(), fitting], &["update b"]);
+        check(claim(json!({})), &[large], &["update a"]);
+    }
+
+    #[test]
+    fn a_volume_must_fit() {
+        for patch in [
+            json!({"spec": {"capacity": {"storage": "1Mi"}}}),
+            json!({"spec": {"accessModes": ["ReadOnlyMany"]}}),
+            json!({"spec": {"storageClassName": "other"}}),
+            json!({"metadata": {"deletionTimestamp": "1970-01-01T00:00:00Z"}}),
+        ] {
+            check(claim(json!({})), &[volume("a", patch)], &[]);
+        }
+        let choosy = claim(json!({"spec": {"selector": {"matchLabels": {"disk": "ssd"}}}}));
+        check(choosy.clone(), &[volume("a", json!({}))], &[]);
+        check(choosy, &[volume("a", json!({"metadata": {"labels": {"disk": "ssd"}}}))], &["update a"]);
+    }
+
+    #[test]
+    fn a_volume_of_another_claim_is_never_taken_not_even_of_one_of_that_name_before() {
+        check(claim(json!({})), &[volume("a", of("before"))], &[]);
+        let released = with(&volume("a", of("before")), json!({"status": {"phase": "Released"}}));
+        check(claim(json!({})), std::slice::from_ref(&released), &[]);
+        let naming = claim(json!({"spec": {"volumeName": "a"}}));
+        check(naming, &[released], &[]);
+    }
+
+    #[test]
+    fn binding_goes_volume_claim_status() {
+        let reserved = json!({"spec": {"claimRef": {"namespace": "n", "name": "data"}}});
+        check(claim(json!({})), &[volume("a", reserved)], &["update a"]);
+        let ours = volume("a", of("c"));
+        check(claim(json!({})), std::slice::from_ref(&ours), &["update data"]);
+        let named = claim(json!({"spec": {"volumeName": "a"}}));
+        let plan = check(named, std::slice::from_ref(&ours), &["status data"]);
+        let Call::Update { object, .. } = &plan.steps[0].call else { panic!() };
+        check(object.clone(), &[ours], &[]);
+    }
+
+    #[test]
+    fn a_claim_that_names_a_free_volume_gets_it() {
+        check(claim(json!({"spec": {"volumeName": "a"}})), &[volume("a", json!({}))], &["update a"]);
+    }
+
+    #[test]
+    fn a_claim_whose_volume_is_gone_is_lost() {
+        let bound = claim(json!({"spec": {"volumeName": "a"}, "status": {"phase": "Bound"}}));
+        let plan = check(bound, &[], &["status data"]);
+        let Call::Update { object, .. } = &plan.steps[0].call else { panic!() };
+        assert_eq!(object.get_str("status.phase"), Some("Lost"));
+    }
+
+    #[test]
+    fn a_claim_stays_while_a_pod_may_use_it() {
+        let going = claim(json!({"metadata": {"deletionTimestamp": "1970-01-01T00:00:00Z"}}));
+        let user = pod(
+            "p",
+            json!({"spec": {"volumes": [
+            {"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}}),
+        );
+        check(going.clone(), std::slice::from_ref(&user), &[]);
+        check(going.clone(), &[with(&user, json!({"status": {"phase": "Succeeded"}}))], &["update data"]);
+        check(going, &[], &["update data"]);
+    }
+}

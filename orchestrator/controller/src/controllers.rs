@@ -350,3 +350,187 @@ fn heals(error: &Error) -> bool {
     error.kind().is_transient()
         || matches!(error.kind(), Kind::Conflict | Kind::AlreadyExists | Kind::NotFound | Kind::Gone)
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing::{now, with};
+
+    /// Controllers, and what they have asked for and not been answered.
+    struct Bench {
+        controllers: Controllers,
+        rng: SmallRng,
+        time: Timestamp,
+        calls: Vec<(u64, Call)>,
+        wake: Option<Timestamp>,
+    }
+
+    impl Bench {
+        fn new(objects: &[Object]) -> Bench {
+            let (rng, controllers) = (SmallRng::seed_from_u64(1), Controllers::new());
+            let mut bench = Bench { controllers, rng, time: now(), calls: Vec::new(), wake: None };
+            objects.iter().for_each(|object| bench.tell(object));
+            bench
+        }
+
+        fn synced(objects: &[Object]) -> Bench {
+            let mut bench = Bench::new(objects);
+            bench.step(Input::Synced);
+            bench
+        }
+
+        fn tell(&mut self, object: &Object) {
+            self.step(Input::Changed(Arc::new(object.clone())));
+        }
+
+        fn step(&mut self, input: Input) {
+            for effect in self.controllers.step(input, self.time, &mut self.rng) {
+                match effect {
+                    Effect::Call { id, call } => self.calls.push((id, call)),
+                    Effect::WakeAt(time) => self.wake = Some(time),
+                }
+            }
+        }
+
+        /// Answers the only call there is.
+        fn answer(&mut self, result: Result<Option<Object>, Error>) {
+            let [(id, _)] = self.calls[..] else { panic!("{:?}", self.calls) };
+            self.calls.clear();
+            self.step(Input::Done { id, result });
+        }
+
+        fn wait(&mut self) {
+            let due = self.wake.take().expect("a wish to be woken");
+            assert!(due > self.time);
+            self.time = due;
+            self.step(Input::Tick);
+        }
+
+        fn asked(&self) -> Vec<String> {
+            self.calls.iter().map(|(_, call)| call.to_string()).collect()
+        }
+    }
+
+    fn set(revision: u64, patch: Value) -> Object {
+        let base = json!({
+            "apiVersion": "apps/v1", "kind": "ReplicaSet",
+            "metadata": {"name": "web", "namespace": "n", "uid": "u", "generation": 1,
+                "resourceVersion": revision.to_string()},
+            "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "web"}},
+                "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": []}}},
+            "status": {"replicas": 0, "observedGeneration": 1},
+        });
+        with(&Object(base), patch)
+    }
+
+    fn failure(kind: Kind) -> Error {
+        Error::new(kind, "why")
+    }
+
+    /// The pod that is being created, as the registry would answer.
+    fn created(bench: &Bench, revision: u64) -> Object {
+        let [(_, Call::Create { object })] = &bench.calls[..] else { panic!("{:?}", bench.calls) };
+        let uid = format!("p{revision}");
+        with(object, json!({"metadata": {"uid": uid, "resourceVersion": revision.to_string()}}))
+    }
+
+    #[test]
+    fn nothing_acts_before_the_first_list_is_complete() {
+        let mut bench = Bench::new(&[set(1, json!({}))]);
+        bench.step(Input::Tick);
+        assert_eq!(bench.asked(), [""; 0]);
+        bench.step(Input::Synced);
+        assert!(bench.asked()[0].starts_with("create pods/n/web-"));
+    }
+
+    #[test]
+    fn an_item_in_hand_waits_for_its_answer() {
+        let mut bench = Bench::synced(&[set(1, json!({}))]);
+        bench.tell(&set(2, json!({"spec": {"replicas": 5}})));
+        assert_eq!(bench.calls.len(), 1);
+        let pod = created(&bench, 3);
+        bench.answer(Ok(Some(pod)));
+        // Four more, and an Event for the first: our own write is known without the watch.
+        let creations = bench.asked().iter().filter(|call| call.starts_with("create pods")).count();
+        assert_eq!(creations, 4);
+    }
+
+    #[test]
+    fn after_a_failure_the_store_is_asked_before_anything_is_planned() {
+        let mut bench = Bench::synced(&[set(1, json!({}))]);
+        let pod = created(&bench, 3);
+        let name = pod.key().to_string();
+        bench.answer(Err(failure(Kind::Timeout)));
+        assert_eq!(bench.asked(), [format!("read {name}")]);
+        // It was done after all: not done again.
+        bench.answer(Ok(Some(pod)));
+        bench.wait();
+        assert_eq!(bench.asked().iter().filter(|call| call.starts_with("create pods")).count(), 0);
+    }
+
+    #[test]
+    fn a_failure_is_repeated_under_the_same_name_after_a_while() {
+        let mut bench = Bench::synced(&[set(1, json!({}))]);
+        let first = bench.asked();
+        bench.answer(Err(failure(Kind::Internal)));
+        bench.answer(Err(failure(Kind::NotFound)));
+        assert_eq!(bench.asked(), [""; 0]);
+        bench.wait();
+        assert_eq!(bench.asked(), first);
+    }
+
+    #[test]
+    fn a_refusal_that_time_does_not_heal_is_told() {
+        let mut bench = Bench::synced(&[set(1, json!({}))]);
+        bench.answer(Err(failure(Kind::Denied)));
+        assert!(bench.asked()[0].starts_with("create events/n/web."), "{:?}", bench.asked());
+    }
+
+    #[test]
+    fn an_answer_to_a_former_self_is_nobodys() {
+        let mut bench = Bench::synced(&[set(1, json!({}))]);
+        bench.step(Input::Done { id: 99, result: Ok(None) });
+        assert_eq!(bench.calls.len(), 1);
+    }
+
+    #[test]
+    fn a_list_drops_what_it_does_not_name() {
+        let mut bench = Bench::synced(&[set(1, json!({"spec": {"replicas": 0}}))]);
+        bench.step(Input::Listing);
+        bench.step(Input::Synced);
+        assert_eq!(bench.controllers.cache().all().count(), 0);
+        assert!(bench.controllers.is_idle());
+    }
+
+    #[test]
+    fn an_answer_from_before_a_list_shows_nothing() {
+        let mut bench = Bench::synced(&[set(1, json!({}))]);
+        let pod = created(&bench, 3);
+        bench.step(Input::Listing);
+        bench.tell(&set(2, json!({"spec": {"replicas": 0}})));
+        bench.step(Input::Synced);
+        bench.answer(Ok(Some(pod.clone())));
+        assert!(bench.controllers.cache().get(&pod.key()).is_none(), "the list did not name it");
+    }
+
+    #[test]
+    fn what_is_as_it_should_be_is_left_alone() {
+        let bench = Bench::synced(&[set(1, json!({"spec": {"replicas": 0}}))]);
+        assert_eq!((bench.asked(), bench.wake), (vec![], None));
+        assert!(bench.controllers.is_idle());
+    }
+
+    #[test]
+    fn a_timer_that_went_off_early_is_set_again() {
+        let mut bench = Bench::synced(&[set(1, json!({}))]);
+        bench.answer(Err(failure(Kind::Internal)));
+        bench.answer(Err(failure(Kind::NotFound)));
+        let due = bench.wake.take();
+        bench.step(Input::Tick);
+        assert_eq!(bench.wake, due);
+    }
+}

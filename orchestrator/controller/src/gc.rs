@@ -161,3 +161,105 @@ pub fn without_finalizer(object: &Object, finalizer: &str) -> Call {
     }
     Call::Update { object, part: Part::Main }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::rules::View;
+    use crate::scheduler::Assumed;
+    use crate::testing::{cache, now, owned, pod, summary, with};
+
+    fn owner(uid: &str) -> Object {
+        with(&pod("owner", json!({})), json!({"metadata": {"uid": uid}}))
+    }
+
+    /// What is planned for `it` among `others`, when `gone` are known to be gone.
+    #[track_caller]
+    fn check(it: &Object, others: &[Object], gone: &[&str], expect: &[&str]) -> Plan {
+        let mut cache = cache(others.iter().cloned().chain([it.clone()]));
+        gone.iter().for_each(|uid| cache.mark_gone(uid));
+        let assumed = Assumed::new();
+        let plan = super::look(&View { cache: &cache, assumed: &assumed, now: now() }, &it.key());
+        assert_eq!(summary(&plan), expect);
+        plan
+    }
+
+    fn waiting(object: &Object, finalizer: &str) -> Object {
+        with(
+            object,
+            json!({"metadata": {"deletionTimestamp": "1970-01-01T00:00:00Z", "finalizers": [finalizer]}}),
+        )
+    }
+
+    #[test]
+    fn an_owner_that_stays_keeps_it() {
+        check(&owned(pod("a", json!({})), &owner("o")), &[owner("o")], &[], &[]);
+    }
+
+    #[test]
+    fn an_owner_that_is_not_known_is_asked_for_before_anything_is_deleted() {
+        check(&owned(pod("a", json!({})), &owner("o")), &[], &[], &["read owner"]);
+    }
+
+    #[test]
+    fn an_owner_that_is_gone_takes_it_along() {
+        check(&owned(pod("a", json!({})), &owner("o")), &[], &["o"], &["delete a"]);
+    }
+
+    #[test]
+    fn a_namesake_is_no_owner() {
+        check(&owned(pod("a", json!({})), &owner("o")), &[owner("other")], &["o"], &["delete a"]);
+    }
+
+    #[test]
+    fn an_owner_in_another_namespace_is_no_owner() {
+        let far = with(&owner("o"), json!({"metadata": {"namespace": "far"}}));
+        check(&owned(pod("a", json!({})), &owner("o")), &[far], &[], &["delete a"]);
+    }
+
+    #[test]
+    fn references_to_the_gone_are_dropped_while_another_owner_stays() {
+        let mut two = owned(pod("a", json!({})), &owner("o"));
+        let second = json!({"apiVersion": "v1", "kind": "Pod", "name": "second", "uid": "s"});
+        two.0["metadata"]["ownerReferences"].as_array_mut().unwrap().push(second);
+        let plan = check(&two, &[owner("o")], &["s"], &["update a"]);
+        let Call::Update { object, .. } = &plan.steps[0].call else { panic!() };
+        assert_eq!(object.owner_references().len(), 1);
+    }
+
+    #[test]
+    fn in_the_foreground_dependents_go_first() {
+        let owner = waiting(&owner("o"), FOREGROUND);
+        let dependent = owned(pod("a", json!({})), &owner);
+        check(&dependent, std::slice::from_ref(&owner), &[], &["delete a"]);
+        check(&owner, &[dependent], &[], &[]);
+        check(&owner, &[], &[], &["update owner"]);
+    }
+
+    #[test]
+    fn in_the_foreground_a_dependent_with_dependents_waits_for_them_too() {
+        let owner = waiting(&owner("o"), FOREGROUND);
+        let middle = owned(pod("middle", json!({})), &owner);
+        let leaf = owned(pod("leaf", json!({})), &middle);
+        let plan = check(&middle, &[owner, leaf], &[], &["delete middle"]);
+        let Call::Delete { propagation, .. } = plan.steps[0].call else { panic!() };
+        assert_eq!(propagation, Propagation::Foreground);
+    }
+
+    #[test]
+    fn orphans_lose_their_owner_before_it_goes() {
+        let owner = waiting(&owner("o"), ORPHAN);
+        let dependent = owned(pod("a", json!({})), &owner);
+        let plan = check(&owner, &[dependent], &[], &["update a"]);
+        let Call::Update { object, .. } = &plan.steps[0].call else { panic!() };
+        assert_eq!(object.owner_references(), []);
+        check(&owner, &[], &[], &["update owner"]);
+    }
+
+    #[test]
+    fn what_nobody_owns_is_nobodys_garbage() {
+        check(&pod("a", json!({})), &[], &[], &[]);
+    }
+}

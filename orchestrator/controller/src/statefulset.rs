@@ -264,3 +264,193 @@ fn status(
     }
     status
 }
+
+#[cfg(test)]
+mod tests {
+    use api::Part;
+
+    use super::*;
+    use crate::testing::{look, owned, pod as bare, ready, summary, with};
+
+    fn set(replicas: u64, patch: Value) -> Object {
+        let base = json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet",
+            "metadata": {"name": "web", "namespace": "n", "uid": "u", "resourceVersion": "1", "generation": 2},
+            "spec": {
+                "replicas": replicas, "serviceName": "front", "podManagementPolicy": "OrderedReady",
+                "selector": {"matchLabels": {"app": "web"}},
+                "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}},
+                "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c"}]}},
+                "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"]}}],
+            },
+        });
+        with(&Object(base), patch)
+    }
+
+    fn claim(ordinal: u64, patch: Value) -> Object {
+        let base = json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "metadata": {"name": format!("data-web-{ordinal}"), "namespace": "n", "uid": format!("c{ordinal}"),
+                "resourceVersion": "1"},
+        });
+        with(&Object(base), patch)
+    }
+
+    /// The pet of an ordinal, well and of the set's own template.
+    fn pet(set: &Object, ordinal: u64) -> Object {
+        let pod = bare(&format!("web-{ordinal}"), ready(&format!("10.0.0.{}", ordinal + 2)));
+        let revision = Revisions::of(set).update;
+        owned(with(&pod, json!({"metadata": {"labels": {REVISION_LABEL: revision}}})), set)
+    }
+
+    fn plan_of(set: &Object, others: &[Object]) -> Plan {
+        look(super::look, &set.key(), others.iter().cloned().chain([set.clone()]))
+    }
+
+    #[track_caller]
+    fn check(set: &Object, others: &[Object], expect: &[&str]) {
+        assert_eq!(summary(&plan_of(set, others)), expect);
+    }
+
+    const ENDING: &str = "1970-01-01T00:00:00Z";
+
+    #[test]
+    fn the_claim_is_created_then_the_pod() {
+        let set = set(2, json!({}));
+        check(&set, &[], &["create data-web-0"]);
+        check(&set, &[claim(0, json!({}))], &["create web-0"]);
+    }
+
+    #[test]
+    fn a_pet_has_its_name_labels_hostname_and_claims() {
+        let plan = plan_of(&set(1, json!({})), &[claim(0, json!({}))]);
+        let Call::Create { object: pod } = &plan.steps[0].call else { panic!("{plan:?}") };
+        assert_eq!(pod.label(POD_NAME_LABEL), Some("web-0"));
+        assert_eq!(pod.label(POD_INDEX_LABEL), Some("0"));
+        assert_eq!(pod.label(REVISION_LABEL), Some(Revisions::of(&set(1, json!({}))).update.as_str()));
+        assert_eq!(
+            (pod.get_str("spec.hostname"), pod.get_str("spec.subdomain")),
+            (Some("web-0"), Some("front"))
+        );
+        assert_eq!(pod::claims(pod).collect::<Vec<_>>(), ["data-web-0"]);
+        assert_eq!(pod.controller_owner().unwrap().uid, "u");
+    }
+
+    #[test]
+    fn a_pod_of_the_name_that_is_not_ours_is_never_doubled() {
+        let set = set(1, json!({}));
+        let foreign = bare("web-0", json!({"metadata": {"labels": {"app": "other"}}}));
+        let before = with(&set, json!({"metadata": {"uid": "before"}}));
+        let of_another = owned(bare("web-0", json!({"metadata": {"deletionTimestamp": ENDING}})), &before);
+        for pod in [foreign, of_another] {
+            let plan = plan_of(&set, &[claim(0, json!({})), pod]);
+            assert!(!summary(&plan).iter().any(|call| call.starts_with("create")), "{plan:?}");
+            assert_eq!(plan.notes.len(), 1, "it is told");
+        }
+    }
+
+    #[test]
+    fn a_pod_of_the_name_that_nobody_manages_is_adopted() {
+        check(&set(1, json!({})), &[bare("web-0", json!({}))], &["update web-0"]);
+        check(
+            &set(1, json!({})),
+            &[bare("web-0", json!({"status": {"phase": "Failed"}}))],
+            &["update web-0"],
+        );
+    }
+
+    #[test]
+    fn a_claim_that_is_going_is_waited_for() {
+        let going = claim(0, json!({"metadata": {"deletionTimestamp": ENDING}}));
+        check(&set(1, json!({})), &[going], &["status web"]);
+    }
+
+    #[test]
+    fn claims_are_kept_unless_the_set_says_otherwise() {
+        let keeping = set(0, json!({}));
+        check(&keeping, &[claim(0, json!({})), pet(&keeping, 0)], &["delete web-0"]);
+        let policy = json!({"spec": {"persistentVolumeClaimRetentionPolicy": {"whenScaled": "Delete"}}});
+        let leaving = set(0, policy.clone());
+        let pod = pet(&leaving, 0);
+        check(&leaving, &[claim(0, json!({})), pod.clone()], &["update data-web-0"]);
+        let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "web-0", "uid": pod.uid()});
+        let following = claim(0, json!({"metadata": {"ownerReferences": [owner]}}));
+        check(&leaving, &[following.clone(), pod.clone()], &["delete web-0"]);
+        // Scaled up again in time: the claim stays. Too late: it goes, and a new one comes after it.
+        let back = set(1, policy);
+        let pod = with(&pod, json!({"metadata": {"labels": {REVISION_LABEL: Revisions::of(&back).update}}}));
+        check(&back, &[following.clone(), pod], &["update data-web-0"]);
+        check(&back, &[following], &["status web"]);
+    }
+
+    #[test]
+    fn claims_belong_to_the_set_if_they_shall_go_with_it() {
+        let policy = json!({"spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete"}}});
+        let set = set(1, policy);
+        check(&set, &[claim(0, json!({})), pet(&set, 0)], &["update data-web-0"]);
+        let Call::Create { object } = &plan_of(&set, &[]).steps[0].call else { panic!() };
+        assert_eq!(object.owner_references()[0].uid, "u");
+        let keeping = self::set(1, json!({}));
+        let owned = with(object, json!({"metadata": {"uid": "c0", "resourceVersion": "1"}}));
+        check(&keeping, &[owned, pet(&keeping, 0)], &["update data-web-0"]);
+    }
+
+    #[test]
+    fn the_first_petsets_switch_holds_what_follows() {
+        let set = set(2, json!({}));
+        let held = with(&pet(&set, 0), json!({"metadata": {"annotations": {INITIALIZED: "false"}}}));
+        check(&set, &[claim(0, json!({})), held], &["status web"]);
+    }
+
+    #[test]
+    fn the_current_template_is_kept_for_those_below_a_partition() {
+        let partition = json!({"spec": {"updateStrategy": {"rollingUpdate": {"partition": 1}}}});
+        let first = set(2, partition);
+        let plan =
+            plan_of(&first, &[claim(0, json!({})), pet(&first, 0), claim(1, json!({})), pet(&first, 1)]);
+        let Call::Update { object: kept, part: Part::Main } = &plan.steps[0].call else { panic!("{plan:?}") };
+        let current = Revisions::of(&first).update;
+        let new_template = json!({
+            "spec": {"template": {"spec": {"containers": [{"name": "new"}]}}},
+            "status": {"currentRevision": current},
+        });
+        let updated = with(kept, new_template);
+        let plan = plan_of(&updated, &[claim(0, json!({})), claim(1, json!({})), pet(&first, 1)]);
+        let Call::Create { object: pod } = &plan.steps[0].call else { panic!("{plan:?}") };
+        assert_eq!((pod.name(), pod.get_str("spec.containers.0.name")), ("web-0", Some("c")));
+        assert_eq!(pod.label(REVISION_LABEL), Some(current.as_str()));
+    }
+
+    #[test]
+    fn revisions_meet_when_the_roll_out_is_complete() {
+        let first = set(1, json!({}));
+        let change = json!({"spec": {"template": {"spec": {"containers": [{"name": "new"}]}}},
+            "status": {"currentRevision": Revisions::of(&first).update}});
+        let updated = with(&first, change);
+        let status = |pod: Object| {
+            let plan = plan_of(&updated, &[claim(0, json!({})), pod]);
+            let Call::Update { object, part: Part::Status } = &plan.steps[0].call else { panic!("{plan:?}") };
+            object.0["status"].clone()
+        };
+        check(&updated, &[claim(0, json!({})), pet(&first, 0)], &["delete web-0"]);
+        let done = status(pet(&updated, 0));
+        assert_eq!(done["currentRevision"], done["updateRevision"]);
+        assert_eq!((&done["readyReplicas"], &done["updatedReplicas"]), (&json!(1), &json!(1)));
+        let unready = with(&pet(&updated, 0), json!({"status": {"conditions": []}}));
+        let waiting = status(unready);
+        assert_ne!(waiting["currentRevision"], waiting["updateRevision"]);
+    }
+
+    #[test]
+    fn ordinals_are_read_strictly() {
+        let set = set(1, json!({}));
+        let check = |name: &str, expect: Option<u64>| assert_eq!(ordinal(&set, name), expect, "{name}");
+        check("web-0", Some(0));
+        check("web-10", Some(10));
+        for odd in ["web-01", "web-", "web", "web-a", "web-+1", "web-0-0", "other-0", "web--1"] {
+            check(odd, None);
+        }
+        assert_eq!(claim_ordinal(&set, "data-web-3"), Some(3));
+        assert_eq!(claim_ordinal(&set, "log-web-3"), None);
+    }
+}

@@ -107,3 +107,73 @@ fn claim_ref(claim: &Object) -> Value {
         "uid": claim.uid(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::Assumed;
+    use crate::testing::{cache, now, summary, with};
+
+    fn volume(patch: Value) -> Object {
+        let base = json!({
+            "apiVersion": "v1", "kind": "PersistentVolume",
+            "metadata": {"name": "a", "uid": "a", "resourceVersion": "1", "finalizers": [PROTECTION]},
+            "spec": {"persistentVolumeReclaimPolicy": "Delete",
+                "claimRef": {"namespace": "n", "name": "data", "uid": "c"}},
+            "status": {"phase": "Bound"},
+        });
+        with(&Object(base), patch)
+    }
+
+    fn claim(uid: &str) -> Object {
+        Object(json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "data", "namespace": "n", "uid": uid, "resourceVersion": "1"}}))
+    }
+
+    #[track_caller]
+    fn check(volume: &Object, claims: &[Object], gone: &[&str], expect: &[&str]) -> Plan {
+        let mut cache = cache(claims.iter().cloned().chain([volume.clone()]));
+        gone.iter().for_each(|uid| cache.mark_gone(uid));
+        let assumed = Assumed::new();
+        let plan = super::look(&View { cache: &cache, assumed: &assumed, now: now() }, &volume.key());
+        assert_eq!(summary(&plan), expect);
+        plan
+    }
+
+    #[test]
+    fn it_is_bound_while_its_claim_is_there() {
+        check(&volume(json!({})), &[claim("c")], &[], &[]);
+        check(&volume(json!({"status": {"phase": "Pending"}})), &[claim("c")], &[], &["status a"]);
+    }
+
+    #[test]
+    fn before_it_is_released_the_store_is_asked() {
+        check(&volume(json!({})), &[], &[], &["read data"]);
+        check(&volume(json!({})), &[claim("another")], &[], &["read data"]);
+    }
+
+    #[test]
+    fn it_is_released_then_reclaimed_as_it_says() {
+        let plan = check(&volume(json!({})), &[], &["c"], &["status a"]);
+        let Call::Update { object: released, .. } = &plan.steps[0].call else { panic!() };
+        assert_eq!(released.get_str("status.phase"), Some("Released"));
+        check(released, &[], &["c"], &["delete a"]);
+        let kept = with(released, json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}));
+        check(&kept, &[], &["c"], &[]);
+    }
+
+    #[test]
+    fn one_that_is_bound_is_not_let_go() {
+        let going = volume(json!({"metadata": {"deletionTimestamp": "1970-01-01T00:00:00Z"}}));
+        check(&going, &[claim("c")], &[], &[]);
+        check(&going, &[], &["c"], &["update a"]);
+    }
+
+    #[test]
+    fn one_of_nobody_is_available() {
+        let free = volume(json!({"spec": {"claimRef": null}, "status": null}));
+        let plan = check(&free, &[], &[], &["status a"]);
+        let Call::Update { object, .. } = &plan.steps[0].call else { panic!() };
+        assert_eq!(object.get_str("status.phase"), Some("Available"));
+    }
+}

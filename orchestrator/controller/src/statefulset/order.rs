@@ -171,3 +171,142 @@ fn roll(rules: &Rules, pets: &BTreeMap<u64, Pet>) -> Option<Step> {
     }
     outdated.map(Step::Delete)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WELL: Pet = Pet::Alive { is_updated: true, is_well: true, is_ready: true, is_started: true };
+    const OLD: Pet = Pet::Alive { is_updated: false, is_well: true, is_ready: true, is_started: true };
+    const SICK: Pet = Pet::Alive { is_updated: true, is_well: false, is_ready: false, is_started: true };
+    const OLD_SICK: Pet = Pet::Alive { is_updated: false, is_well: false, is_ready: false, is_started: true };
+    const YOUNG: Pet = Pet::Alive { is_updated: true, is_well: false, is_ready: true, is_started: true };
+    const UNSTARTED: Pet =
+        Pet::Alive { is_updated: true, is_well: false, is_ready: false, is_started: false };
+
+    fn rules(replicas: u64) -> Rules {
+        Rules { start: 0, replicas, is_parallel: false, updates_from: Some(0) }
+    }
+
+    fn parallel(replicas: u64) -> Rules {
+        Rules { is_parallel: true, ..rules(replicas) }
+    }
+
+    fn create(ordinal: u64) -> Step {
+        Step::Create(ordinal, Template::Update)
+    }
+
+    /// Pets by ordinal from 0; `None` is a gap.
+    fn pets(pets: &[Option<Pet>]) -> BTreeMap<u64, Pet> {
+        (0..).zip(pets).filter_map(|(ordinal, pet)| Some((ordinal, (*pet)?))).collect()
+    }
+
+    #[track_caller]
+    fn check(rules: Rules, state: &[Option<Pet>], expect: &[Step]) {
+        assert_eq!(order(&rules, &pets(state), &|_| Identity::Free), expect);
+    }
+
+    #[test]
+    fn ordered_creation_starts_at_the_lowest_and_waits_for_each() {
+        check(rules(3), &[], &[create(0)]);
+        check(rules(3), &[Some(WELL)], &[create(1)]);
+        check(rules(3), &[Some(SICK)], &[]);
+        check(rules(3), &[Some(YOUNG)], &[]);
+        check(rules(3), &[Some(WELL), None, Some(WELL)], &[create(1)]);
+    }
+
+    #[test]
+    fn parallel_creation_waits_for_nobody() {
+        check(parallel(3), &[None, Some(SICK)], &[create(0), create(2)]);
+    }
+
+    #[test]
+    fn an_identity_that_is_ending_is_waited_for_and_never_doubled() {
+        check(rules(2), &[Some(Pet::Ending)], &[]);
+        check(parallel(1), &[Some(Pet::Ending)], &[]);
+    }
+
+    #[test]
+    fn a_pod_that_has_ended_is_replaced() {
+        check(rules(2), &[Some(Pet::Ended), Some(WELL)], &[Step::Delete(0)]);
+        check(parallel(2), &[Some(Pet::Ended), Some(Pet::Ended)], &[Step::Delete(0), Step::Delete(1)]);
+    }
+
+    #[test]
+    fn ordered_removal_takes_the_highest_and_waits_until_it_is_gone() {
+        check(rules(1), &[Some(WELL), Some(WELL), Some(WELL)], &[Step::Delete(2)]);
+        check(rules(1), &[Some(WELL), Some(WELL), Some(Pet::Ending)], &[]);
+        check(rules(0), &[Some(SICK), Some(WELL)], &[Step::Delete(1)]);
+    }
+
+    #[test]
+    fn ordered_removal_waits_for_those_that_stay_to_be_well() {
+        check(rules(1), &[Some(SICK), Some(WELL)], &[]);
+    }
+
+    #[test]
+    fn parallel_removal_takes_all() {
+        check(parallel(1), &[Some(SICK), Some(WELL), Some(WELL)], &[Step::Delete(2), Step::Delete(1)]);
+    }
+
+    #[test]
+    fn updates_roll_from_the_highest_down_one_at_a_time() {
+        check(rules(3), &[Some(OLD), Some(OLD), Some(OLD)], &[Step::Delete(2)]);
+        check(rules(3), &[Some(OLD), Some(OLD), Some(WELL)], &[Step::Delete(1)]);
+        check(rules(3), &[Some(OLD), Some(OLD), Some(SICK)], &[]);
+        check(parallel(3), &[Some(OLD), Some(OLD), Some(SICK)], &[]);
+        check(parallel(3), &[Some(OLD), Some(OLD), Some(OLD)], &[Step::Delete(2)]);
+        check(rules(3), &[Some(WELL), Some(WELL), Some(WELL)], &[]);
+    }
+
+    #[test]
+    fn a_partition_holds_those_below_it_at_the_current_template() {
+        let rules = |updates_from| Rules { updates_from, ..rules(3) };
+        check(rules(Some(2)), &[Some(OLD), Some(OLD), Some(OLD)], &[Step::Delete(2)]);
+        check(rules(Some(2)), &[Some(OLD), Some(OLD), Some(WELL)], &[]);
+        check(rules(Some(2)), &[Some(OLD), None, Some(WELL)], &[Step::Create(1, Template::Current)]);
+        check(rules(Some(1)), &[Some(OLD), None, Some(WELL)], &[Step::Create(1, Template::Update)]);
+    }
+
+    #[test]
+    fn on_delete_updates_when_people_delete() {
+        let rules = Rules { updates_from: None, ..rules(2) };
+        check(rules, &[Some(OLD), Some(OLD)], &[]);
+        check(rules, &[Some(OLD_SICK), Some(OLD)], &[]);
+        check(rules, &[Some(OLD), None], &[Step::Create(1, Template::Update)]);
+    }
+
+    #[test]
+    fn a_broken_pod_of_an_old_revision_is_replaced_not_waited_for() {
+        check(rules(3), &[Some(OLD), Some(OLD_SICK), Some(OLD)], &[Step::Delete(1)]);
+        let held = Rules { updates_from: Some(2), ..rules(3) };
+        check(held, &[Some(OLD), Some(OLD_SICK), Some(OLD)], &[]);
+        // One that is merely young is not broken.
+        let young = Pet::Alive { is_updated: false, is_well: false, is_ready: true, is_started: true };
+        check(rules(2), &[Some(young), Some(OLD)], &[]);
+    }
+
+    #[test]
+    fn ordinals_may_start_above_zero() {
+        let rules = Rules { start: 2, ..rules(2) };
+        check(rules, &[], &[create(2)]);
+        check(rules, &[None, None, Some(WELL), Some(WELL), Some(WELL)], &[Step::Delete(4)]);
+        check(rules, &[Some(WELL), None, Some(WELL), Some(WELL)], &[Step::Delete(0)]);
+    }
+
+    #[test]
+    fn claims_come_before_the_pod() {
+        let check = |state: &[Option<Pet>], identity: Identity, expect: &[Step]| {
+            assert_eq!(order(&rules(1), &pets(state), &|_| identity), expect, "{identity:?}");
+        };
+        check(&[], Identity::NeedsClaims, &[Step::Claims(0)]);
+        check(&[], Identity::ClaimsEnding, &[]);
+        check(&[], Identity::Taken, &[Step::Blocked(0)]);
+        // A claim lost under a pod that waits for it is made again.
+        check(&[Some(SICK)], Identity::NeedsClaims, &[Step::Claims(0)]);
+        // Neither waits for the other for ever; but what has started is not killed for its claim.
+        check(&[Some(UNSTARTED)], Identity::ClaimsEnding, &[Step::Delete(0)]);
+        check(&[Some(SICK)], Identity::ClaimsEnding, &[]);
+        check(&[Some(WELL)], Identity::ClaimsEnding, &[]);
+    }
+}
