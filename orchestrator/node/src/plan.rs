@@ -77,7 +77,7 @@ pub enum Step {
 }
 
 /// One run of one container.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Run {
     /// The container.
     pub container: String,

@@ -58,6 +58,8 @@ pub struct Pod {
     /// Rung when something happened to the pod that a look may show.
     pub bell: Arc<Notify>,
     marks: Mutex<BTreeMap<(String, u32), Marks>>,
+    /// Roots from `prepare` until `create` takes them.
+    roots: Mutex<BTreeMap<Run, (Image, RootPlan)>>,
 }
 
 /// What this daemon did to a run and need not survive it.
@@ -85,6 +87,7 @@ impl Pod {
             shim: tokio::sync::Mutex::new(None),
             bell: Arc::new(Notify::new()),
             marks: Mutex::default(),
+            roots: Mutex::default(),
         })
     }
 
@@ -469,14 +472,20 @@ impl Pod {
         }
         let lower: usize = plan.layers.iter().map(|layer| layer.lower.len()).sum();
         let key = self.paths.snapshot(&run.container, run.attempt);
+        let image_id = image.id.clone();
+        self.roots.lock().unwrap_or_else(PoisonError::into_inner).insert(run.clone(), (image, plan));
         let what =
-            format!("image {}: {lower} read-only layers; mkdir upper and work of snapshot {key}", image.id);
+            format!("image {image_id}: {lower} read-only layers; mkdir upper and work of snapshot {key}");
         Ok(vec![what.into()])
     }
 
     async fn create(&self, run: &Run, pod: &Object) -> Result<Vec<Effect>> {
         let wish = container(pod, &run.container)?;
-        let (image, root) = self.root(run, wish).await?;
+        let prepared = self.roots.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
+        let (image, root) = match prepared {
+            Some(prepared) => prepared,
+            None => self.root(run, wish).await?,
+        };
         let cgroup = self.paths.container_cgroup(&run.container, run.attempt);
         let address = self.host.address.to_string();
         let spec = spec::spec(&Input {

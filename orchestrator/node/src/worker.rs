@@ -10,7 +10,7 @@
 //! The wish is a watch channel: only the latest counts. Steps of different containers run side by side. What
 //! fails is tried again after a pause that doubles, and its reason stands in the status meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -72,6 +72,14 @@ pub struct Worker {
     start_steps: AtomicU32,
     delete_steps: AtomicU32,
     last_event: Option<(&'static str, String)>,
+}
+
+/// What became of steps; of which container, if they were one's.
+type Outcome<'a> = (Option<&'a str>, Result<(), (Step, Error)>);
+
+/// Whether what all containers need has failed.
+fn failed(outcomes: &[Outcome<'_>]) -> bool {
+    outcomes.iter().any(|(container, outcome)| container.is_none() && outcome.is_err())
 }
 
 /// What a round left.
@@ -219,46 +227,61 @@ impl Worker {
         self.pod.host().journal.gone(&desired.uid);
     }
 
-    /// Takes steps in order; those of different containers side by side.
+    /// Takes steps in order; what does not need each other side by side: volumes, shim with network, and images
+    /// while a pod is made, then the containers.
     async fn take(&mut self, steps: &[Step], object: &Arc<Object>, desired: &Desired) -> Result<()> {
         let numbered: Vec<(Step, u32)> = steps.iter().map(|step| (step.clone(), self.number(step))).collect();
         let common = numbered.iter().take_while(|(step, _)| step.run().is_none()).count();
         let (first, rest) = numbered.split_at(common);
         let of_containers = rest.iter().take_while(|(step, _)| step.run().is_some()).count();
         let (middle, last) = rest.split_at(of_containers);
-        for (step, number) in first {
-            if let Err(error) = self.step(step, *number, object, desired).await {
-                self.blame(None, step, &error, object, desired);
-                return Err(error);
-            }
-        }
-        let mut by_container: BTreeMap<&str, Vec<(&Step, u32)>> = BTreeMap::new();
+        let mut by_container: BTreeMap<&str, VecDeque<(&Step, u32)>> = BTreeMap::new();
         for (step, number) in middle {
             let container = step.run().map_or("", |run| run.container.as_str());
-            by_container.entry(container).or_default().push((step, *number));
+            by_container.entry(container).or_default().push_back((step, *number));
         }
-        let mut outcomes = Vec::new();
-        if desired.step_mode {
-            for (container, steps) in by_container {
-                outcomes.push((container, self.sequence(steps, object, desired).await));
+        let mut outcomes: Vec<Outcome<'_>> = Vec::new();
+        let apart = |step: &Step| matches!(step, Step::Volumes | Step::Shim | Step::Network);
+        let (apart, before): (Vec<_>, Vec<_>) = first
+            .iter()
+            .map(|(step, number)| (step, *number))
+            .partition(|(step, _)| !desired.step_mode && apart(step));
+        outcomes.push((None, self.sequence(before, object, desired).await));
+        if !failed(&outcomes) && !apart.is_empty() {
+            let (volumes, sandbox): (Vec<_>, Vec<_>) =
+                apart.into_iter().partition(|(step, _)| **step == Step::Volumes);
+            let mut groups = vec![(None, volumes), (None, sandbox)];
+            for (container, steps) in &mut by_container {
+                if matches!(steps.front(), Some((Step::Prepare(_), _))) {
+                    groups.push((Some(*container), steps.pop_front().into_iter().collect()));
+                }
             }
-        } else {
-            let this = &*self;
-            let sequences = by_container.into_iter().map(|(container, steps)| async move {
-                (container, this.sequence(steps, object, desired).await)
+            outcomes.extend(self.side_by_side(groups, object, desired).await);
+        }
+        if !failed(&outcomes) {
+            // A container whose image is missing does not keep the others from running.
+            let fit = by_container.into_iter().filter(|(container, _)| {
+                !outcomes.iter().any(|(at, outcome)| *at == Some(*container) && outcome.is_err())
             });
-            outcomes = join_all(sequences).await;
+            let groups: Vec<_> = fit.map(|(container, steps)| (Some(container), steps.into())).collect();
+            if desired.step_mode {
+                for (container, steps) in groups {
+                    outcomes.push((container, self.sequence(steps, object, desired).await));
+                }
+            } else {
+                outcomes.extend(self.side_by_side(groups, object, desired).await);
+            }
+        }
+        for container in
+            outcomes.iter().filter_map(|(container, outcome)| outcome.is_ok().then_some(*container)?)
+        {
+            self.faults.remove(container);
         }
         let mut outcome = Ok(());
         for (container, result) in outcomes {
-            match result {
-                Ok(()) => {
-                    self.faults.remove(container);
-                }
-                Err((step, error)) => {
-                    self.blame(Some(container), &step, &error, object, desired);
-                    outcome = outcome.and(Err(error));
-                }
+            if let Err((step, error)) = result {
+                self.blame(container, &step, &error, object, desired);
+                outcome = outcome.and(Err(error));
             }
         }
         outcome?;
@@ -271,6 +294,18 @@ impl Worker {
         self.pod.host().journal.save(&desired.uid, &self.pod.paths().trace_file());
         self.tell(steps, object, desired);
         Ok(())
+    }
+
+    async fn side_by_side<'a>(
+        &self,
+        groups: Vec<(Option<&'a str>, Vec<(&'a Step, u32)>)>,
+        object: &Arc<Object>,
+        desired: &Desired,
+    ) -> Vec<Outcome<'a>> {
+        let groups = groups.into_iter().map(|(container, steps)| async move {
+            (container, self.sequence(steps, object, desired).await)
+        });
+        join_all(groups).await
     }
 
     async fn sequence(

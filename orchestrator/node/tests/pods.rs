@@ -300,3 +300,63 @@ async fn root_a_claim_is_held_by_one_pod_and_keeps_its_data() {
     world.gone(&second).await;
     assert_eq!(holder(), None);
 }
+
+/// How long a pod takes, and where the time goes. `cargo test --release -p node --test pods -- --ignored --nocapture`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, not a test"]
+async fn root_measure_start_and_stop() {
+    if !root() {
+        return;
+    }
+    let world = World::new().await;
+    let count = 50;
+    let (mut starts, mut stops) = (Vec::new(), Vec::new());
+    let mut steps: std::collections::BTreeMap<String, Vec<u64>> = Default::default();
+    for n in 0..count {
+        let spec = json!({"containers": [sh("a", "sleep 1000"), sh("b", "sleep 1000")]});
+        let begun = Instant::now();
+        let key = world.apply(world.pod(&format!("p{n}"), 10, spec));
+        world.ready(&key).await;
+        starts.push(begun.elapsed());
+        for entry in world.agent().trace(&key).unwrap().entries {
+            let name = if entry.step == "network" || entry.step.starts_with("create") {
+                format!("{} {}", entry.step, entry.effect.split([':', '/', '(']).next().unwrap_or(""))
+            } else {
+                entry.step
+            };
+            let name = name.chars().filter(|c| !c.is_ascii_digit()).collect();
+            steps.entry(name).or_default().push(entry.micros);
+        }
+        let begun = Instant::now();
+        world.delete(&key, 0);
+        world.gone(&key).await;
+        stops.push(begun.elapsed());
+    }
+    for (name, mut micros) in steps {
+        micros.sort();
+        println!("{:>8} µs p50 {:>8} µs min  {name}", micros[micros.len() / 2], micros[0]);
+    }
+    starts.sort();
+    stops.sort();
+    println!("start p50 {:?} min {:?} max {:?}", starts[count / 2], starts[0], starts[count - 1]);
+    println!("stop  p50 {:?} min {:?} max {:?}", stops[count / 2], stops[0], stops[count - 1]);
+    let begun = Instant::now();
+    let keys: Vec<_> = (0..20u8)
+        .map(|n| {
+            let spec = json!({"containers": [sh("a", "sleep 1000"), sh("b", "sleep 1000")]});
+            world.apply(world.pod(&format!("q{n}"), 20 + n, spec))
+        })
+        .collect();
+    for key in &keys {
+        world.ready(key).await;
+    }
+    println!("20 at once {:?}", begun.elapsed());
+    let begun = Instant::now();
+    for key in &keys {
+        world.delete(key, 0);
+    }
+    for key in &keys {
+        world.gone(key).await;
+    }
+    println!("20 gone {:?}", begun.elapsed());
+}
