@@ -6,7 +6,7 @@
 //! given up its rights.
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use nix::libc;
 
@@ -119,6 +119,7 @@ pub fn exec(request: ExecRequest) -> Result<Executed> {
 
 impl Script<'_> {
     fn run(self) -> Result<Infallible> {
+        sys::close_all_but(&self.descriptors())?;
         sys::reset_signals()?;
         join_cgroups(&self.cgroups)?;
         rustix::process::setsid().call(|| "setsid()".into())?;
@@ -165,6 +166,20 @@ impl Script<'_> {
             Some((Order::Start, _)) => Err(settled.execute()),
             _ => Err(Error::new(Kind::Internal, "given up before start")),
         }
+    }
+}
+
+impl Script<'_> {
+    /// What this process needs of what it inherited. The rest is closed before the container can
+    /// look at it.
+    fn descriptors(&self) -> Vec<RawFd> {
+        let stdio = match &self.stdio {
+            Stdio::Fds(fds) => &fds[..],
+            Stdio::Terminal(_) => &[],
+        };
+        let owned = stdio.iter().chain(&self.cgroups).chain([&self.target]);
+        let channel = self.channel.as_fd().as_raw_fd();
+        owned.map(AsRawFd::as_raw_fd).chain([0, 1, 2, channel]).collect()
     }
 }
 

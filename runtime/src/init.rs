@@ -4,7 +4,7 @@
 //! sends that to the parent. Nothing here returns to the code that cloned.
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use crate::console::{self, WindowSize};
@@ -44,10 +44,12 @@ impl Init<'_> {
     pub(crate) fn run(self) -> Result<Infallible> {
         let plan = self.plan;
         let mut warnings = plan.warnings.clone();
+        // First of all: an error sent while an order lies unread would be lost with it.
         match self.channel.receive::<Order>()? {
             Some((Order::Go, _)) => {}
             _ => return Err(Error::new(Kind::Internal, "the parent went away")),
         }
+        sys::close_all_but(&self.descriptors())?;
         sys::reset_signals()?;
         // Before the cgroup namespace, whose root is where the process is then.
         join_cgroups(&self.cgroups)?;
@@ -117,6 +119,26 @@ impl Init<'_> {
             answer.send(&Report::failed(error.clone()), None)?;
         }
         Err(error)
+    }
+}
+
+impl Init<'_> {
+    /// What this process needs of what it inherited. The rest is closed at once: in a shared
+    /// PID namespace a container with CAP_SYS_PTRACE can look at this process's descriptors.
+    fn descriptors(&self) -> Vec<RawFd> {
+        let root = match &self.root {
+            Root::Mount(fd) => Some(fd),
+            Root::Path(_) => None,
+        };
+        let stdio = match &self.stdio {
+            InitStdio::Fds(fds) => &fds[..],
+            InitStdio::Terminal(_) => &[],
+        };
+        let owned = self.mounts.iter().map(|m| &m.fd);
+        let owned = owned.chain(self.join.iter().map(|(_, fd)| fd)).chain(&self.cgroups);
+        let owned = owned.chain(root).chain(stdio).chain(&self.listener);
+        let channel = self.channel.as_fd().as_raw_fd();
+        owned.map(AsRawFd::as_raw_fd).chain([0, 1, 2, channel]).collect()
     }
 }
 

@@ -169,6 +169,7 @@ pub(crate) fn close_range_cloexec(first: u32) -> Result<()> {
 pub(crate) fn close_all_but(kept: &[RawFd]) -> Result<()> {
     let mut kept: Vec<u32> = kept.iter().map(|fd| *fd as u32).collect();
     kept.sort_unstable();
+    kept.dedup();
     let mut first = 0;
     for last in kept.into_iter().map(Some).chain([None]) {
         let end = last.map_or(u32::MAX, |fd| fd.saturating_sub(1));

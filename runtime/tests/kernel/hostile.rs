@@ -1,5 +1,6 @@
 //! Images and containers that attack the runtime: each test is an incident of another one.
 
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,6 +18,7 @@ pub const TESTS: &[Test] = &[
     ("root_cve_2025_31133_null_is_a_link", null_is_a_link),
     ("root_volume_on_proc_is_refused", volume_on_proc_is_refused),
     ("root_passwd_is_a_pipe", passwd_is_a_pipe),
+    ("root_cve_2019_5736_runtime_binary", runtime_binary),
     ("root_process_cannot_be_traced_half_made", not_traceable),
 ];
 
@@ -156,6 +158,27 @@ fn passwd_is_a_pipe() {
     std::fs::create_dir(case.root.0.join("etc")).unwrap();
     symlink("/proc/1/environ", case.root.0.join("etc/passwd")).unwrap();
     assert!(case.run().unwrap().answer(0).contains("HOME=/"));
+}
+
+fn runtime_binary() {
+    // Starts over, once, from the read-only clone, with the same arguments.
+    runtime::run_from_read_only_clone().unwrap();
+    let before = std::fs::read("/proc/self/exe").unwrap();
+    // A program that is the runtime itself: what an image gets by `#!/proc/self/exe`.
+    let sleeper = json!(["/proc/self/exe", "--program", "sleep"]);
+    let running = Case::new(&[]).set("/process/args", sleeper).start();
+    let path = format!("/proc/{}/exe", running.pid);
+    let exe = std::fs::File::open(&path).unwrap();
+    for path in [path, "/proc/self/exe".into(), format!("/proc/self/fd/{}", exe.as_raw_fd())] {
+        let error = std::fs::OpenOptions::new().write(true).truncate(true).open(&path).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(nix::libc::EROFS), "{path}");
+    }
+    running.kill();
+    let reopened = format!("/proc/self/fd/{}", exe.as_raw_fd());
+    let error = std::fs::OpenOptions::new().append(true).open(&reopened).unwrap_err();
+    let refused = [Some(nix::libc::EROFS), Some(nix::libc::ETXTBSY)];
+    assert!(refused.contains(&error.raw_os_error()), "{error}");
+    assert_eq!(std::fs::read("/proc/self/exe").unwrap(), before);
 }
 
 fn not_traceable() {
