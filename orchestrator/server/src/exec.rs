@@ -32,7 +32,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 use tracing::debug;
 
 use crate::node_api::{ExecRequest, ExecSession, TerminalSize};
@@ -204,6 +205,8 @@ async fn finish(
     code: Result<i32, Error>,
 ) -> Result<(), tokio_tungstenite::tungstenite::Error> {
     sink.send(message(STATUS, outcome(code).to_string().as_bytes())).await?;
+    // A close without a code reads as 1005, which kubectl takes for a broken connection.
+    sink.send(Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))).await?;
     sink.close().await
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api::{Error, Key, Kind, Part, Resource, discovery};
 use hyper::body::Incoming;
-use hyper::header::ACCEPT;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use registry::Registry;
 use serde_json::{Value, json};
@@ -63,14 +63,14 @@ impl<S: Store> Server<S> {
         match (route, method.as_str()) {
             (Route::Version, "GET") => Ok(ok(&version())),
             (Route::Health, "GET") => Ok(text_response(full("ok"))),
-            (Route::CoreVersions, "GET") => Ok(ok(&match aggregated(&request) {
-                Some(version) => discovery::aggregated(true, version),
-                None => discovery::api_versions(),
-            })),
-            (Route::Groups, "GET") => Ok(ok(&match aggregated(&request) {
-                Some(version) => discovery::aggregated(false, version),
-                None => discovery::api_group_list(),
-            })),
+            (Route::CoreVersions, "GET") => Ok(match aggregated(&request) {
+                Some(version) => discovered(version, &discovery::aggregated(true, version)),
+                None => ok(&discovery::api_versions()),
+            }),
+            (Route::Groups, "GET") => Ok(match aggregated(&request) {
+                Some(version) => discovered(version, &discovery::aggregated(false, version)),
+                None => ok(&discovery::api_group_list()),
+            }),
             (Route::Group(group), "GET") => found(discovery::api_group(&group)),
             (Route::Resources { group, version }, "GET") => {
                 found(discovery::api_resource_list(&group, &version))
@@ -220,6 +220,16 @@ fn container(pod: &api::Object, named: Option<String>) -> Result<String, Error> 
 
 fn ok(value: &Value) -> Response<Body> {
     json_response(StatusCode::OK, value)
+}
+
+/// Clients tell aggregated discovery from the plain lists by the media type alone.
+fn discovered(version: &str, list: &Value) -> Response<Body> {
+    let mut response = ok(list);
+    let media_type = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+    if let Ok(media_type) = HeaderValue::from_str(&media_type) {
+        response.headers_mut().insert(CONTENT_TYPE, media_type);
+    }
+    response
 }
 
 fn answer(value: &impl serde::Serialize) -> Result<Response<Body>, Error> {

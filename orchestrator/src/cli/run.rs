@@ -262,7 +262,13 @@ async fn step(context: &Context, key: &Key) -> Result<(), Error> {
 
 /// Shows what was done after the step `shown`, each with its effect; gives the last one shown.
 async fn tell(context: &Context, key: &Key, shown: u64) -> Result<u64, Error> {
-    let trace: Trace = serde_json::from_value(trace::fetch(context, key).await?)
+    let trace = match trace::fetch(context, key).await {
+        Ok(trace) => trace,
+        // It pauses before the first step already.
+        Err(error) if error.is_not_found() => return Ok(shown),
+        Err(error) => return Err(error),
+    };
+    let trace: Trace = serde_json::from_value(trace)
         .map_err(|error| Error::Usage(format!("the daemon's answer is garbled: {error}")))?;
     for step in trace.steps.iter().filter(|step| step.sequence > shown) {
         context.line(trace::line(step))?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api::{Key, Object};
+use api::{Key, Object, Resource};
 use client::{EventKind, WatchOptions};
 use tokio::time::{Instant, timeout_at};
 
@@ -128,8 +128,8 @@ pub async fn run(context: &Context, args: Args) -> Outcome {
         return Err(Error::Usage("no matching resources found".to_string()));
     }
     let mut errors = Vec::new();
-    for key in keys {
-        let named = title(key.resource, &key.name);
+    for (resource, key) in keys {
+        let named = title(resource, &key.name);
         let waited = async {
             match args.goal {
                 Goal::Delete => until_gone(&context.client, &key, None).await,
@@ -146,12 +146,13 @@ pub async fn run(context: &Context, args: Args) -> Outcome {
     Error::gather(errors).map(|()| 0)
 }
 
-async fn keys(context: &Context, args: &Args) -> Result<Vec<Key>, Error> {
+/// The objects, each with the kind it was asked for as.
+async fn keys(context: &Context, args: &Args) -> Result<Vec<(&'static Resource, Key)>, Error> {
     if !args.files.is_empty() {
         let manifests = manifest::read_all(&args.files)?;
         let keys = manifests.iter().map(|manifest| {
             let namespace = manifest.namespace(context.chosen.as_deref(), "default")?;
-            Ok(Key::new(manifest.resource, namespace, manifest.name()))
+            Ok((manifest.resource, Key::new(manifest.resource, namespace, manifest.name())))
         });
         return keys.collect();
     }
@@ -160,13 +161,19 @@ async fn keys(context: &Context, args: &Args) -> Result<Vec<Key>, Error> {
     let mut keys = Vec::new();
     for target in target::parse(&args.words)? {
         match target {
-            Target::Object(resource, name) => keys.push(Key::new(resource, context.namespace(), name)),
+            Target::Object(resource, name) => {
+                keys.push((resource, Key::new(resource, context.namespace(), name)))
+            }
             Target::Kind(resource) if by_selector => {
                 let list = context
                     .client
                     .list(resource, args.selection.namespace(context), &args.selection.list())
                     .await?;
-                keys.extend(list.items.iter().map(|item| Key::new(resource, item.namespace(), item.name())));
+                keys.extend(
+                    list.items
+                        .iter()
+                        .map(|item| (resource, Key::new(resource, item.namespace(), item.name()))),
+                );
             }
             Target::Kind(_) => {
                 return Err(Error::Usage("name what to wait for, or give -l or --all".to_string()));
