@@ -35,6 +35,8 @@ pub enum Volumes {
 /// What is there of one pod.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Observed {
+    /// The pod's directory exists.
+    pub directory: bool,
     /// The pod's directory holds its record.
     pub recorded: bool,
     /// The pod's cgroup exists.

@@ -292,6 +292,10 @@ pub fn restart_at(attempts: &[Attempt], exit: &Exit, base: Duration) -> Timestam
 
 fn start(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
+    if desired.pod_ip.is_none() {
+        // Bound by hand: the scheduler gives it an address, and that is news.
+        return plan;
+    }
     let mut need = |missing: bool, step: Step| {
         if missing {
             plan.steps.push(step);
@@ -415,7 +419,7 @@ fn stop(desired: &Desired, observed: &Observed, kill_at: Timestamp, now: Timesta
         return plan;
     }
     plan = release(observed);
-    if observed.recorded {
+    if observed.recorded || observed.directory {
         plan.steps.push(Step::Unrecord);
     }
     if desired.wanted != Wanted::Gone {

@@ -20,7 +20,7 @@ fn desired(policy: RestartPolicy, mains: &[&str]) -> Desired {
             .map(|name| Container { name: (*name).into(), role: Role::Main, restart: policy })
             .collect(),
         backoff_base: Duration::from_secs(10),
-        pod_ip: None,
+        pod_ip: Some([10, 244, 0, 9].into()),
         claims: vec![],
         grace: Duration::from_secs(30),
         finished: false,
@@ -30,6 +30,7 @@ fn desired(policy: RestartPolicy, mains: &[&str]) -> Desired {
 
 fn up() -> Observed {
     Observed {
+        directory: true,
         recorded: true,
         cgroups: true,
         populated: true,
@@ -289,4 +290,18 @@ fn what_the_api_calls_finished_is_never_started() {
     let mut want = desired(RestartPolicy::Never, &["a"]);
     want.finished = true;
     check(&want, &Observed::default(), 0, &[], None);
+}
+
+#[test]
+fn a_pod_without_an_address_waits_for_one() {
+    let mut want = desired(RestartPolicy::Always, &["a"]);
+    want.pod_ip = None;
+    check(&want, &Observed::default(), 0, &[], None);
+}
+
+#[test]
+fn a_directory_that_a_crash_left_without_its_record_goes_too() {
+    let mut want = desired(RestartPolicy::Always, &["a"]);
+    want.wanted = Wanted::Gone;
+    check(&want, &Observed { directory: true, ..Observed::default() }, 0, &["unrecord"], None);
 }

@@ -121,7 +121,8 @@ impl Pod {
     /// # Errors
     /// What cannot be read; never a guess.
     pub async fn observe(&self) -> Result<Observed> {
-        let Some(record) = self.record() else { return Ok(Observed::default()) };
+        let directory = self.paths.dir.exists();
+        let Some(record) = self.record() else { return Ok(Observed { directory, ..Observed::default() }) };
         let state = if record.shim { self.shim_state().await? } else { None };
         let cgroup = self.host.cgroup(&self.paths.cgroup())?;
         let attempts = self.attempts(state.as_ref())?;
@@ -131,6 +132,7 @@ impl Pod {
             (None, false) => Shim::Absent,
         };
         Ok(Observed {
+            directory,
             recorded: true,
             cgroups: cgroup.exists() && self.host.cgroup(&self.paths.shim_cgroup())?.exists(),
             populated: cgroup.populated().map_err(from_runtime)?,

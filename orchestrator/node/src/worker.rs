@@ -33,7 +33,9 @@ use crate::probe::Prober;
 use crate::record::Record;
 use crate::status::{Facts, Waiting, status};
 
-const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MIN: Duration = Duration::from_millis(20);
+/// So often may something be merely not there yet before people are told.
+const PATIENCE: u32 = 5;
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Rounds of observe and plan without a wait in between: more means that a step does not do what it says.
 const ROUNDS_MAX: usize = 32;
@@ -444,7 +446,10 @@ impl Worker {
             _ if step.verb() == Verb::Delete => "FailedKillPod",
             _ => "Failed",
         };
-        self.event(object, false, word, format!("{step}: {}", error.chain()));
+        // A claim that is about to be bound, an address that is about to be given: not worth an Event.
+        if error.kind() != Kind::Busy || self.failures >= PATIENCE {
+            self.event(object, false, word, format!("{step}: {}", error.chain()));
+        }
     }
 
     /// Tells people of steps that were taken.
