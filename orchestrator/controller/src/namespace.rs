@@ -51,7 +51,6 @@ mod tests {
     use api::Object;
     use serde_json::json;
 
-    use super::*;
     use crate::testing::{look, pod, summary, with};
 
     fn namespace(is_deleting: bool) -> Object {

@@ -52,6 +52,12 @@ pub fn availability(pod: &Object, min_ready_secs: i64, now: Timestamp) -> Availa
     }
 }
 
+/// The uid of the owner that manages an object of any kind, without decoding the rest.
+pub fn manager(object: &Object) -> Option<&str> {
+    let owners = object.get_array("metadata.ownerReferences").iter();
+    owners.into_iter().find(|owner| owner["controller"] == true)?["uid"].as_str()
+}
+
 /// The node it is bound to.
 pub fn node(pod: &Object) -> Option<&str> {
     pod.get_str("spec.nodeName").filter(|node| !node.is_empty())

@@ -43,14 +43,13 @@ pub fn plan<'a>(set: &Object, pods: &[&'a Object]) -> Vec<Action<'a>> {
     if set.is_deleting() {
         return Vec::new();
     }
-    let owner = |pod: &Object| pod.controller_owner().map(|owner| owner.uid);
-    let is_ours = |pod: &Object| owner(pod).is_some_and(|uid| uid == set.uid());
+    let is_ours = |pod: &Object| pod::manager(pod) == Some(set.uid());
 
     let mut ownership = Vec::new();
     for pod in pods.iter().copied().filter(|pod| !pod.is_deleting()) {
         match (is_ours(pod), selector.matches(pod.labels())) {
             (true, false) => ownership.push(Action::Release(pod)),
-            (false, true) if owner(pod).is_none() && !pod::is_terminal(pod) => {
+            (false, true) if pod::manager(pod).is_none() && !pod::is_terminal(pod) => {
                 ownership.push(Action::Adopt(pod));
             }
             _ => {}
@@ -107,7 +106,7 @@ fn replicas(set: &Object) -> usize {
 /// The status that describes these pods, and when time alone will change it.
 fn status(set: &Object, pods: &[&Object], now: Timestamp) -> (Value, Option<Timestamp>) {
     let min_ready = set.get_i64("spec.minReadySeconds").unwrap_or(0);
-    let ours = |pod: &&&Object| pod.controller_owner().is_some_and(|owner| owner.uid == set.uid());
+    let ours = |pod: &&&Object| pod::manager(pod) == Some(set.uid());
     let active: Vec<&&Object> = pods.iter().filter(ours).filter(|pod| pod::is_active(pod)).collect();
     let template = set.get("spec.template.metadata.labels").and_then(Value::as_object);
     let labeled = |pod: &&&&Object| {

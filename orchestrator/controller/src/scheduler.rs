@@ -135,7 +135,7 @@ pub fn place(view: &View<'_>, pod: &Object) -> Result<Binding, String> {
         .filter(|node: &&Object| wanted.is_none_or(|name| name == node.name()))
         .collect();
     let amount = requests(pod);
-    let owner = pod.controller_owner().map(|owner| owner.uid);
+    let owner = pod::manager(pod);
 
     let mut refusals: BTreeMap<Refusal, usize> = BTreeMap::new();
     let mut fitting = Vec::new();
@@ -151,7 +151,7 @@ pub fn place(view: &View<'_>, pod: &Object) -> Result<Binding, String> {
     }
     // Fewest siblings first, then fewest pods, then by name.
     let siblings = |node: &str| {
-        let siblings = owner.as_deref().into_iter().flat_map(|uid| view.cache.dependents(uid));
+        let siblings = owner.into_iter().flat_map(|uid| view.cache.dependents(uid));
         siblings.filter(|sibling| pod::node(sibling) == Some(node) && pod::is_active(sibling)).count()
     };
     let best = fitting.into_iter().min_by_key(|(node, used, _)| {

@@ -78,7 +78,7 @@ pub fn look(view: &View<'_>, key: &Key) -> Plan {
 /// The set's own pods, by ordinal.
 fn pods<'a>(view: &View<'a>, set: &Object) -> BTreeMap<u64, &'a Object> {
     let owned = view.cache.dependents(set.uid()).filter(|it| it.kind() == PODS.kind);
-    let ours = owned.filter(|pod| pod.controller_owner().is_some_and(|owner| owner.uid == set.uid()));
+    let ours = owned.filter(|pod| pod::manager(pod) == Some(set.uid()));
     ours.filter_map(|pod| Some((ordinal(set, pod.name())?, pod.as_ref()))).collect()
 }
 
@@ -89,11 +89,7 @@ fn adopt(view: &View<'_>, set: &Object, plan: &mut Plan) {
     for pod in view.cache.list_in(*PODS, set.namespace()) {
         let is_named = ordinal(set, pod.name()).is_some();
         // One that has ended, too: it has the name, and is replaced.
-        if is_named
-            && pod.controller_owner().is_none()
-            && !pod.is_deleting()
-            && selector.matches(pod.labels())
-        {
+        if is_named && pod::manager(pod).is_none() && !pod.is_deleting() && selector.matches(pod.labels()) {
             plan.call(own(pod, Some(&owner)));
         }
     }
@@ -144,7 +140,7 @@ fn pet(
 
 /// What stands in the way of a pod.
 fn identity(view: &View<'_>, set: &Object, ordinal: u64) -> Identity {
-    let is_ours = |pod: &Object| pod.controller_owner().is_some_and(|owner| owner.uid == set.uid());
+    let is_ours = |pod: &Object| pod::manager(pod) == Some(set.uid());
     if view.cache.get(&pod_key(set, ordinal)).is_some_and(|pod| !is_ours(pod)) {
         // Somebody else's pod, or one of a set of the same name before: never a second one.
         return Identity::Taken;
