@@ -3,6 +3,7 @@
 
 pub mod cli;
 mod daemon;
+mod demo;
 pub mod toolbox;
 
 use std::process::ExitCode;

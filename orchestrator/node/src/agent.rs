@@ -186,7 +186,10 @@ impl Agent {
     /// The steps that would be taken for this pod, from where it stands.
     pub fn plan(&self, pod: &Object) -> Vec<Step> {
         let seen = self.lock().entries.get(pod.uid()).map(|entry| entry.handle.seen.borrow().clone());
-        plan(&Desired::from_object(pod), &seen.unwrap_or_default(), Timestamp::now()).steps
+        let mut desired = Desired::from_object(pod);
+        // A pod that is not bound yet will have an address once it is.
+        desired.pod_ip.get_or_insert(Ipv4Addr::UNSPECIFIED);
+        plan(&desired, &seen.unwrap_or_default(), Timestamp::now()).steps
     }
 
     /// Lets a pod that pauses go on; answers when it pauses again or is done.

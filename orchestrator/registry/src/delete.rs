@@ -193,7 +193,8 @@ fn mark(object: &mut Object, grace_secs: i64, now: Timestamp) {
     let started_secs = match (object.deletion_timestamp(), object.deletion_grace_period_secs()) {
         (Some(_), Some(granted)) if grace_secs >= granted => return,
         (Some(end), granted) => end.as_second() - granted.unwrap_or(0),
-        (None, _) => now.as_second(),
+        // Timestamps have whole seconds; rounded up, so that nobody gets less than was granted.
+        (None, _) => now.as_second() + i64::from(grace_secs > 0 && now.subsec_nanosecond() > 0),
     };
     if !object.is_deleting() && object.generation() > 0 {
         object.set("metadata.generation", object.generation() + 1);

@@ -8,6 +8,7 @@ mod apply;
 mod context;
 mod create;
 mod delete;
+mod demo;
 mod describe;
 mod doctor;
 mod error;
@@ -19,9 +20,11 @@ mod logs;
 pub mod manifest;
 mod merge;
 mod ns;
+mod patch;
 mod plan;
 mod print;
 mod purge;
+mod replace;
 mod run;
 mod scale;
 mod stdio;
@@ -85,6 +88,10 @@ enum Verb {
     Describe(describe::Args),
     /// Delete objects
     Delete(delete::Args),
+    /// Change some fields of an object
+    Patch(patch::Args),
+    /// Put whole objects in the place of those that are there
+    Replace(replace::Args),
     /// Show a container's output
     Logs(logs::Args),
     /// Run a command in a container
@@ -112,6 +119,8 @@ enum Verb {
     Doctor(doctor::Args),
     /// Start the daemon
     Up(up::Args),
+    /// Show the main job on this machine's kernel, as a story
+    Demo(demo::Args),
     /// Remove everything that Podyard made on this host
     Purge(purge::Args),
 }
@@ -158,6 +167,8 @@ fn dispatch(cli: Cli) -> Outcome {
             Verb::Get(args) => get::run(&context, args).await,
             Verb::Describe(args) => describe::run(&context, args).await,
             Verb::Delete(args) => delete::run(&context, args).await,
+            Verb::Patch(args) => patch::run(&context, args).await,
+            Verb::Replace(args) => replace::run(&context, args).await,
             Verb::Logs(args) => logs::run(&context, args).await,
             Verb::Exec(args) => exec::run(&context, args).await,
             Verb::Run(args) => run::run(&context, args).await,
@@ -165,6 +176,7 @@ fn dispatch(cli: Cli) -> Outcome {
             Verb::Events(args) => events::run(&context, args).await,
             Verb::Wait(args) => wait::run(&context, args).await,
             Verb::ApiResources(args) => api_resources::run(&context, &args),
+            Verb::Demo(args) => demo::run(args).await,
             Verb::Version(args) => version::run(&context, args).await,
             Verb::Ns(args) => ns::run(&context, args).await,
             Verb::Trace(args) => trace::run(&context, args).await,

@@ -22,11 +22,11 @@ pub struct Args {
 /// Which yard, and where it lives.
 #[derive(Debug, clap::Args)]
 pub struct Place {
-    /// A yard that touches nothing of the host's network, beside any others
+    /// A yard that touches nothing of the host's network
     #[arg(long, requires = "name")]
     isolated: bool,
-    /// The isolated yard's name
-    #[arg(long, requires = "isolated")]
+    /// The yard's name, beside any others
+    #[arg(long)]
     name: Option<String>,
     /// Store, images, volumes
     #[arg(long, value_name = "DIR")]
@@ -51,7 +51,10 @@ impl Place {
     /// `Usage` for a name that cannot be part of paths.
     pub fn yard(&self, globals: &Globals) -> Result<Yard, Error> {
         let mut yard = match &self.name {
-            Some(name) => Yard::isolated(name).map_err(|error| Error::Usage(error.to_string()))?,
+            Some(name) => {
+                let named = Yard::isolated(name).map_err(|error| Error::Usage(error.to_string()))?;
+                Yard { isolated: self.isolated, ..named }
+            }
             None => Yard::host(),
         };
         if let Some(dir) = &self.data_dir {
@@ -60,7 +63,7 @@ impl Place {
         if let Some(dir) = &self.run_dir {
             yard.run_dir.clone_from(dir);
             yard.socket = dir.join("podyard.sock");
-            if self.isolated {
+            if self.name.is_some() {
                 yard.log_dir = dir.join("logs");
             }
         }
@@ -111,5 +114,7 @@ mod tests {
         assert_eq!(test.socket, PathBuf::from("/r/podyard.sock"));
         assert_eq!(yard("up", "/s").socket, PathBuf::from("/s"));
         assert!(Line::try_parse_from(["up", "--isolated"]).is_err());
+        let named = yard("up --name t", DEFAULT_SOCKET);
+        assert_eq!((named.isolated, named.cgroup_parent.as_str()), (false, "/podyard-t"));
     }
 }

@@ -1,15 +1,18 @@
 //! Keeps the node's virtual IPs as the Services and EndpointSlices say.
 //!
-//! Level-triggered: whatever changed, the proxy is given everything there is and writes the difference. What comes
-//! in while it writes is taken together in the next turn.
+//! Level-triggered: the proxy is given everything there is, then what changed, and writes the difference between what
+//! shall be and what the kernel holds. What comes in while it writes is taken together in the next turn.
 
 use api::{Key, Object};
 use node::proxy::{Proxy, Synced, Warning};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use store::{Event, EventKind, Scope, Store, Watch};
+use store::{End, Event, EventKind, Scope, Store, Watch};
 use tracing::{info, warn};
+
+const SERVICES: &str = "services";
+const SLICES: &str = "endpointslices";
 
 /// Pause before the kernel is asked again after a refusal.
 const RETRY: Duration = Duration::from_millis(500);
@@ -39,9 +42,17 @@ impl Shared {
         Ok((held.0.dump()?, held.1))
     }
 
-    fn sync(&self, objects: &Objects) -> netns::Result<Synced> {
+    fn sync(&self, news: &News) -> netns::Result<Synced> {
         let mut held = self.proxy.lock().unwrap_or_else(PoisonError::into_inner);
-        let synced = held.0.sync(objects.services.values(), objects.slices.values())?;
+        let synced = match news {
+            News::All(objects) => {
+                let of = |plural: &'static str| {
+                    objects.iter().filter(move |object| object.key().resource.plural == plural)
+                };
+                held.0.sync(of("services"), of("endpointslices"))?
+            }
+            News::Some { changed, gone } => held.0.update(changed.values(), gone)?,
+        };
         if synced.outcome == netns::Outcome::Changed {
             held.1.transactions += 1;
             held.1.elements += synced.elements as u64;
@@ -50,25 +61,34 @@ impl Shared {
     }
 }
 
-#[derive(Default)]
-struct Objects {
-    services: BTreeMap<Key, Object>,
-    slices: BTreeMap<Key, Object>,
+/// What the proxy has not been told yet.
+enum News {
+    /// Everything there is.
+    All(Vec<Object>),
+    /// What changed since.
+    Some { changed: BTreeMap<Key, Object>, gone: BTreeSet<Key> },
 }
 
-impl Objects {
+impl News {
+    fn nothing() -> News {
+        News::Some { changed: BTreeMap::new(), gone: BTreeSet::new() }
+    }
+
+    /// Only the last word on an object counts.
     fn take_in(&mut self, event: &Event) {
-        let of_kind = if event.record.key.resource.plural == "services" {
-            &mut self.services
-        } else {
-            &mut self.slices
-        };
-        match event.kind {
-            EventKind::Created | EventKind::Updated => {
-                of_kind.insert(event.record.key.clone(), event.record.object());
+        let key = &event.record.key;
+        match (self, event.kind) {
+            (News::All(objects), kind) => {
+                objects.retain(|object| object.key() != *key);
+                objects.extend((kind != EventKind::Deleted).then(|| event.record.object()));
             }
-            EventKind::Deleted => {
-                of_kind.remove(&event.record.key);
+            (News::Some { changed, gone }, EventKind::Deleted) => {
+                changed.remove(key);
+                gone.insert(key.clone());
+            }
+            (News::Some { changed, gone }, EventKind::Created | EventKind::Updated) => {
+                gone.remove(key);
+                changed.insert(key.clone(), event.record.object());
             }
         }
     }
@@ -83,15 +103,16 @@ pub(super) async fn run<S: Store>(store: Arc<S>, shared: Arc<Shared>) {
     'list: loop {
         let since = store.revision();
         let (Ok(mut services), Ok(mut slices)) =
-            (watch(&*store, "services", since), watch(&*store, "endpointslices", since))
+            (watch(&*store, SERVICES, since), watch(&*store, SLICES, since))
         else {
             continue;
         };
-        let mut objects =
-            Objects { services: list(&*store, "services"), slices: list(&*store, "endpointslices") };
+        let mut news =
+            News::All([SERVICES, SLICES].into_iter().flat_map(|plural| list(&*store, plural)).collect());
         loop {
-            let pause = match shared.sync(&objects) {
+            let pause = match shared.sync(&news) {
                 Ok(synced) => {
+                    news = News::nothing();
                     for step in synced.steps.iter().filter(|_| synced.outcome == netns::Outcome::Changed) {
                         tracing::debug!(effect = step.effect, micros = step.took.as_micros() as u64, "proxy");
                     }
@@ -106,32 +127,28 @@ pub(super) async fn run<S: Store>(store: Arc<S>, shared: Arc<Shared>) {
                     Some(RETRY)
                 }
             };
-            let event = {
-                let next = async {
-                    tokio::select! {
-                        event = services.next() => event,
-                        event = slices.next() => event,
-                    }
-                };
-                match pause {
-                    None => Some(next.await),
-                    Some(pause) => tokio::time::timeout(pause, next).await.ok(),
+            let next = async {
+                tokio::select! {
+                    event = services.next() => event,
+                    event = slices.next() => event,
                 }
+            };
+            let event = match pause {
+                None => Some(next.await),
+                Some(pause) => tokio::time::timeout(pause, next).await.ok(),
             };
             match event {
                 // Time to try again.
                 None => {}
                 Some(Some(event)) => {
-                    objects.take_in(&event);
+                    news.take_in(&event);
                     for watch in [&mut services, &mut slices] {
                         while let Some(event) = watch.try_next() {
-                            objects.take_in(&event);
+                            news.take_in(&event);
                         }
                     }
                 }
-                Some(None)
-                    if [&services, &slices].iter().any(|watch| watch.end() == Some(store::End::Closed)) =>
-                {
+                Some(None) if [&services, &slices].iter().any(|watch| watch.end() == Some(End::Closed)) => {
                     return;
                 }
                 Some(None) => continue 'list,
@@ -150,7 +167,7 @@ fn watch<S: Store>(store: &S, plural: &str, since: u64) -> Result<Watch, store::
     store.watch(Scope { resource: Some(resource(plural)), namespace: None }, since)
 }
 
-fn list<S: Store>(store: &S, plural: &str) -> BTreeMap<Key, Object> {
+fn list<S: Store>(store: &S, plural: &str) -> Vec<Object> {
     let (_, records) = store.list(resource(plural), None);
-    records.into_iter().map(|record| (record.key.clone(), record.object())).collect()
+    records.iter().map(store::Record::object).collect()
 }

@@ -9,6 +9,8 @@
 mod files;
 mod http;
 
+pub(crate) use http::get;
+
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -65,25 +67,23 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     APPLETS.iter().map(|applet| applet.name)
 }
 
-/// Runs the applet that `args[0]` or, for `podyard toolbox NAME`, `args[2]` names.
+/// Runs the applet that `args[0]` names or, for `podyard toolbox NAME`, `args[2]`.
 ///
 /// `None` if the process was started as something else.
 pub fn dispatch(args: &[String]) -> Option<ExitCode> {
-    let name = Path::new(args.first()?).file_name()?.to_str()?;
-    let (name, rest) = match (name, args) {
-        ("podyard" | "podyard-toolbox", [_, verb, name, rest @ ..]) if verb == "toolbox" => {
-            (name.as_str(), rest)
-        }
-        ("podyard-toolbox", [_, name, rest @ ..]) => (name.as_str(), rest),
-        ("podyard", [_, verb]) if verb == "toolbox" => return Some(usage()),
-        (name, [_, rest @ ..]) => (name, rest),
+    let find = |name: &str| APPLETS.iter().find(|applet| applet.name == name);
+    let own = Path::new(args.first()?).file_name()?.to_str()?;
+    let (applet, rest) = match (find(own), args) {
+        (Some(applet), [_, rest @ ..]) => (applet, rest),
+        (None, [_, verb, name, rest @ ..]) if verb == "toolbox" => match find(name) {
+            Some(applet) => (applet, rest),
+            None => return Some(usage()),
+        },
+        (None, [_, verb]) if verb == "toolbox" => return Some(usage()),
         _ => return None,
     };
-    let Some(applet) = APPLETS.iter().find(|applet| applet.name == name) else {
-        return (args.get(1).map(String::as_str) == Some("toolbox")).then(usage);
-    };
     Some((applet.run)(rest).unwrap_or_else(|message| {
-        eprintln!("{name}: {message}");
+        eprintln!("{}: {message}", applet.name);
         ExitCode::FAILURE
     }))
 }
@@ -119,7 +119,8 @@ mod tests {
         for (line, ran) in [
             ("/bin/true", true),
             ("podyard toolbox true", true),
-            ("/x/podyard-toolbox true", true),
+            ("podyard-under-test toolbox true", true),
+            ("podyard toolbox no-such-applet", true),
             ("podyard get", false),
             ("podyard", false),
         ] {

@@ -4,7 +4,7 @@ mod enter;
 mod map;
 
 use client::Request;
-use server::yard::{Namespace, NamespaceMap};
+use server::yard::{Namespace, NamespaceMap, ServiceMap};
 
 use super::context::Context;
 use super::error::{Error, Outcome};
@@ -25,6 +25,8 @@ enum Verb {
     Map(ListArgs),
     /// Run a program of the host's inside a pod's namespaces
     Enter(enter::Args),
+    /// List what stands behind each virtual IP, as the kernel has it
+    Services(OutputArgs),
     /// Compare the namespaces of two pods or containers
     Diff(DiffArgs),
 }
@@ -37,6 +39,13 @@ struct ListArgs {
     /// Only kinds such as net,pid
     #[arg(long, value_delimiter = ',', value_name = "KIND")]
     kind: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct OutputArgs {
+    /// `json` for programs
+    #[arg(long, short, value_name = "json", value_parser = ["json"])]
+    output: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,6 +72,7 @@ pub async fn run(context: &Context, args: Args) -> Outcome {
         }
         Verb::Enter(args) => enter::run(context, args).await,
         Verb::Diff(args) => diff(context, &args).await,
+        Verb::Services(args) => services(context, &args).await,
     }
 }
 
@@ -101,6 +111,22 @@ async fn ls(context: &Context, args: &ListArgs) -> Outcome {
         ]
     });
     context.text(&print::columns(&["KIND", "INODE", "PODS", "PROCESSES"], rows.collect()))?;
+    Ok(0)
+}
+
+async fn services(context: &Context, args: &OutputArgs) -> Outcome {
+    let (value, _) = context.client.request_json(Request::get("/podyard/v1/services")).await?;
+    let map: ServiceMap = serde_json::from_value(value)
+        .map_err(|error| Error::Usage(format!("the daemon's answer is garbled: {error}")))?;
+    if args.output.is_some() {
+        context.text(&print::json(&map))?;
+        return Ok(0);
+    }
+    let rows = map.services.iter().map(|service| {
+        let port = format!("{}:{}/{}", service.ip, service.port, service.protocol);
+        vec![port, listed(&service.endpoints, 6)]
+    });
+    context.text(&print::columns(&["VIRTUAL PORT", "ENDPOINTS"], rows.collect()))?;
     Ok(0)
 }
 
