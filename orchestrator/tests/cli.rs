@@ -226,7 +226,7 @@ async fn the_rest_answers() {
     assert_eq!(run(&yard, "ns map", "").await, "no namespaces: no pod runs\n");
     let purge = run(&yard, "purge", "").await;
     assert!(purge.contains("yard test") && purge.contains("add --yes if you mean it"), "{purge}");
-    let other = run(&yard, "purge --yes --data-dir /nonexistent", "").await;
+    let other = run(&yard, "purge --yes --isolated --name none-such", "").await;
     assert!(other.contains("which is not the one that the flags name"), "{other}");
     let gone = run(&yard, "purge --yes --socket /nonexistent/x.sock", "").await;
     assert!(gone.starts_with("say which yard is meant") && gone.ends_with("exit 1\n"), "{gone}");

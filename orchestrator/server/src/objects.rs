@@ -75,6 +75,9 @@ pub async fn list<S: Store>(
         continue_token: query.get("continue").map(str::to_string),
     };
     let list = registry.list(resource, namespace, &options)?;
+    if options.continue_token.is_none() {
+        check_revision(query, list.revision)?;
+    }
     let objects: Vec<Object> = list.objects().map(|object| convert::as_asked(resource, object)).collect();
     let mut body = match form {
         Form::Table => api::table::table(resource, &objects, true, registry.now())
@@ -93,6 +96,22 @@ pub async fn list<S: Store>(
         }
     }
     Ok(json_response(StatusCode::OK, &body))
+}
+
+/// Refuses a list of another moment than the present. Source: Kubernetes API concepts, "Resource versions", the
+/// table of `resourceVersionMatch`: what is not `Exact` may be newer than asked.
+fn check_revision(query: &Query, present: u64) -> Result<(), Error> {
+    let Some(wanted) = query.number("resourceVersion").map_err(Error::bad_request)? else { return Ok(()) };
+    match query.get("resourceVersionMatch") {
+        None | Some("NotOlderThan") if wanted > present => Err(Error::new(
+            Kind::Timeout,
+            format!("Too large resource version: {wanted}, current: {present}"),
+        )),
+        None | Some("NotOlderThan") => Ok(()),
+        Some("Exact") if wanted == present => Ok(()),
+        Some("Exact") => Err(Error::expired(format!("only the present is kept: {present}, not {wanted}"))),
+        Some(other) => Err(Error::bad_request(format!("resourceVersionMatch: {other:?} is unknown"))),
+    }
 }
 
 fn write_options(query: &Query) -> Result<WriteOptions, Error> {
@@ -342,6 +361,21 @@ pub async fn evict<S: Store>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_present_is_listed() {
+        let check = |query: &str, expect: Option<Kind>| {
+            let found = check_revision(&Query::parse(query), 7).err().map(|error| error.kind());
+            assert_eq!(found, expect, "{query}");
+        };
+        check("", None);
+        check("resourceVersion=0", None);
+        check("resourceVersion=7&resourceVersionMatch=Exact", None);
+        check("resourceVersion=6&resourceVersionMatch=Exact", Some(Kind::Gone));
+        check("resourceVersion=8", Some(Kind::Timeout));
+        check("resourceVersion=x", Some(Kind::BadRequest));
+        check("resourceVersion=1&resourceVersionMatch=Odd", Some(Kind::BadRequest));
+    }
 
     #[test]
     fn deletions_are_read_strictly() {

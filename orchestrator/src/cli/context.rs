@@ -20,7 +20,7 @@ pub struct Context {
 impl Context {
     /// From the flags of every verb.
     pub fn new(globals: &Globals) -> Context {
-        Context { client: Client::new(&globals.socket), chosen: globals.namespace.clone() }
+        Context { client: Client::new(globals.socket()), chosen: globals.namespace.clone() }
     }
 
     /// The namespace to look in.

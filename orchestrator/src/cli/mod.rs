@@ -48,6 +48,9 @@ pub use error::{Error, Outcome};
 /// Where the daemon listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/podyard/podyard.sock";
 
+/// Chooses the daemon that client verbs ask. Does not move a daemon: that takes `up --socket`.
+pub const SOCKET_VARIABLE: &str = "PODYARD_SOCKET";
+
 /// What a shell shows for a program that SIGPIPE ended: 128 + 13.
 const EXIT_PIPE: u8 = 141;
 
@@ -68,12 +71,20 @@ struct Cli {
 /// Flags of every verb.
 #[derive(Debug, clap::Args)]
 pub struct Globals {
-    /// The daemon's socket
-    #[arg(long, global = true, env = "PODYARD_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
-    pub socket: PathBuf,
+    /// The daemon's socket [env: PODYARD_SOCKET, not for `up`] [default: /run/podyard/podyard.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
     /// The namespace [default: default]
     #[arg(long, short, global = true, env = "PODYARD_NAMESPACE")]
     pub namespace: Option<String>,
+}
+
+impl Globals {
+    /// The socket of the daemon to ask.
+    pub fn socket(&self) -> PathBuf {
+        let chosen = self.socket.clone().or_else(|| std::env::var_os(SOCKET_VARIABLE).map(PathBuf::from));
+        chosen.unwrap_or_else(|| DEFAULT_SOCKET.into())
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -15,7 +15,7 @@ use server::yard::Info;
 use super::context::Context;
 use super::error::{Error, Outcome};
 use super::up::Place;
-use super::{DEFAULT_SOCKET, Globals};
+use super::{DEFAULT_SOCKET, Globals, SOCKET_VARIABLE};
 
 /// How long a daemon may take to end after SIGTERM.
 const END_WITHIN: Duration = Duration::from_secs(20);
@@ -36,11 +36,14 @@ pub fn run(globals: &Globals, args: Args) -> Outcome {
         .build()
         .map_err(|error| Error::io("start", error))?;
     let wished = args.place.yard(globals)?;
-    let daemon = match runtime.block_on(info(&Client::new(&wished.socket))) {
+    // The daemon that other verbs would ask; without one chosen, that of the yard the flags name.
+    let is_chosen = globals.socket.is_some() || std::env::var_os(SOCKET_VARIABLE).is_some();
+    let socket = if is_chosen { globals.socket() } else { wished.socket.clone() };
+    let daemon = match runtime.block_on(info(&Client::new(&socket))) {
         Ok(info) => Some(info),
         // A socket in the environment may belong to a yard that is gone; it must not cost the host's own.
         Err(error @ Error::Client(client::Error::NoDaemon { .. }))
-            if !args.place.is_given() && globals.socket != Path::new(DEFAULT_SOCKET) =>
+            if !args.place.is_given() && is_chosen && socket != Path::new(DEFAULT_SOCKET) =>
         {
             context.note("say which yard is meant: --isolated --name NAME --data-dir DIR --run-dir DIR");
             return Err(error);
@@ -163,7 +166,7 @@ mod tests {
             cgroup: "/podyard-t".into(),
             ..Info::default()
         };
-        let globals = Globals { socket: "/r/podyard.sock".into(), namespace: None };
+        let globals = Globals { socket: Some("/r/podyard.sock".into()), namespace: None };
         let driven = |line: &str| {
             let place = Line::try_parse_from(line.split(' ')).unwrap().place;
             driven(&info, &place, &place.yard(&globals).unwrap())

@@ -59,6 +59,9 @@ pub async fn carry(context: &Context, pod: &Key, options: &ExecOptions) -> Resul
     if options.tty {
         resize(&mut send).await?;
     }
+    // The terminal must be as it was, also when we are told to go.
+    let mut ended = signal(SignalKind::terminate()).map_err(|error| Error::io("watch for SIGTERM", error))?;
+    let mut hung_up = signal(SignalKind::hangup()).map_err(|error| Error::io("watch for SIGHUP", error))?;
     let mut input = if options.stdin { read_stdin() } else { closed() };
     let mut has_input = options.stdin;
     loop {
@@ -81,6 +84,8 @@ pub async fn carry(context: &Context, pod: &Key, options: &ExecOptions) -> Resul
                 }
             },
             Some(()) = resized.recv(), if options.tty => resize(&mut send).await?,
+            Some(()) = ended.recv() => return Ok(128 + 15),
+            Some(()) = hung_up.recv() => return Ok(128 + 1),
         }
     }
 }

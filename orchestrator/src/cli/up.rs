@@ -1,11 +1,11 @@
 //! `up`: the daemon's flags. The daemon itself is `crate::daemon`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use node::yard::{Cidr, Yard};
 
+use super::Globals;
 use super::error::{Error, Outcome};
-use super::{DEFAULT_SOCKET, Globals};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -70,9 +70,8 @@ impl Place {
         if let Some(dir) = &self.log_dir {
             yard.log_dir.clone_from(dir);
         }
-        // The flag has a default of its own, which is the host yard's socket: only another one is a wish.
-        if globals.socket != Path::new(DEFAULT_SOCKET) {
-            yard.socket.clone_from(&globals.socket);
+        if let Some(socket) = &globals.socket {
+            yard.socket.clone_from(socket);
         }
         Ok(yard)
     }
@@ -101,18 +100,18 @@ mod tests {
         place: Place,
     }
 
-    fn yard(line: &str, socket: &str) -> Yard {
-        let globals = Globals { socket: socket.into(), namespace: None };
+    fn yard(line: &str, socket: Option<&str>) -> Yard {
+        let globals = Globals { socket: socket.map(PathBuf::from), namespace: None };
         Line::try_parse_from(line.split(' ')).unwrap().place.yard(&globals).unwrap()
     }
 
     #[test]
     fn yards() {
-        assert_eq!(yard("up", DEFAULT_SOCKET), Yard::host());
-        let test = yard("up --isolated --name t --data-dir /d --run-dir /r", DEFAULT_SOCKET);
+        assert_eq!(yard("up", None), Yard::host());
+        let test = yard("up --isolated --name t --data-dir /d --run-dir /r", None);
         assert_eq!((test.name.as_str(), test.isolated), ("t", true));
         assert_eq!(test.socket, PathBuf::from("/r/podyard.sock"));
-        assert_eq!(yard("up", "/s").socket, PathBuf::from("/s"));
+        assert_eq!(yard("up", Some("/s")).socket, PathBuf::from("/s"));
         assert!(Line::try_parse_from(["up", "--isolated"]).is_err());
         let named = yard("up --name t", DEFAULT_SOCKET);
         assert_eq!((named.isolated, named.cgroup_parent.as_str()), (false, "/podyard-t"));

@@ -70,7 +70,7 @@ pub fn run(globals: &Globals, args: &Args) -> Outcome {
     let mut checks = host::checks();
     checks.extend(kernel::checks());
     checks.extend(network::checks());
-    checks.push(host::daemon(&globals.socket));
+    checks.push(host::daemon(&globals.socket()));
     let missing = checks.iter().filter(|check| check.verdict == Verdict::Missing).count();
     match args.output {
         Some(_) => context.text(&print::json(&serde_json::json!({"ok": missing == 0, "checks": checks})))?,
