@@ -1,0 +1,196 @@
+//! `podyard-oci` as its callers use it: commands, files, exit codes.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// A bundle whose program is the static `podyard-oci` itself: it can `list`, `state` and so on
+/// inside, and fail to.
+struct Bundle {
+    directory: PathBuf,
+    id: String,
+}
+
+impl Bundle {
+    fn new(args: &[&str]) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            println!("SKIP: needs root");
+            return None;
+        }
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let id = format!("test-oci-{}-{count}", std::process::id());
+        let directory = std::env::temp_dir().join(&id);
+        std::fs::create_dir_all(directory.join("rootfs/bin")).unwrap();
+        let bundle = Self { directory, id };
+        std::fs::copy(program(), bundle.directory.join("rootfs/bin/tool")).unwrap();
+        let spec = bundle.run(&["spec", "--bundle", bundle.directory.to_str().unwrap()]);
+        assert!(spec.status.success(), "{spec:?}");
+        bundle.edit(|spec| {
+            spec["process"]["terminal"] = json!(false);
+            spec["process"]["args"] = json!(args);
+        });
+        Some(bundle)
+    }
+
+    fn edit(&self, change: impl FnOnce(&mut Value)) {
+        let path = self.directory.join("config.json");
+        let mut spec = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        change(&mut spec);
+        std::fs::write(path, spec.to_string()).unwrap();
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command.arg("--root").arg(self.directory.join("state")).args(args).stdin(Stdio::null());
+        command
+    }
+
+    /// Output through files: the container inherits them, and a pipe would not end before it.
+    fn run(&self, args: &[&str]) -> Output {
+        let (out, err) = (self.directory.join("out"), self.directory.join("err"));
+        let file = |path: &Path| Stdio::from(std::fs::File::create(path).unwrap());
+        let status = self.command(args).stdout(file(&out)).stderr(file(&err)).status().unwrap();
+        let read = |path: &Path| std::fs::read(path).unwrap();
+        Output { status, stdout: read(&out), stderr: read(&err) }
+    }
+
+    #[track_caller]
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn fails(&self, args: &[&str], text: &str) {
+        let output = self.run(args);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && error.contains(text), "{args:?}: {output:?}");
+    }
+
+    fn create(&self) {
+        self.ok(&["create", "--bundle", self.directory.to_str().unwrap(), &self.id]);
+    }
+
+    fn state(&self) -> Value {
+        serde_json::from_str(&self.ok(&["state", &self.id])).unwrap()
+    }
+
+    fn await_status(&self, status: &str) {
+        let start = Instant::now();
+        while self.state()["status"] != status {
+            assert!(start.elapsed() < Duration::from_secs(20), "never {status}: {}", self.state());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        self.run(&["delete", "--force", &self.id]);
+        std::fs::remove_dir_all(&self.directory).unwrap();
+    }
+}
+
+fn program() -> &'static str {
+    env!("CARGO_BIN_EXE_podyard-oci")
+}
+
+#[test]
+fn root_life_of_a_container() {
+    let Some(bundle) = Bundle::new(&["/bin/tool", "no-such-verb"]) else {
+        return;
+    };
+    bundle.edit(|spec| spec["annotations"] = json!({"a": "b"}));
+    bundle.fails(&["state", &bundle.id], "does not exist");
+    let pid_file = bundle.directory.join("pid");
+    let directory = bundle.directory.to_str().unwrap().to_string();
+    bundle.ok(&["create", "--bundle", &directory, "--pid-file", pid_file.to_str().unwrap(), &bundle.id]);
+    let state = bundle.state();
+    assert_eq!(state["status"], "created");
+    assert_eq!(state["annotations"]["a"], "b");
+    assert_eq!(state["pid"].to_string(), std::fs::read_to_string(&pid_file).unwrap());
+    assert_eq!(state["bundle"], directory);
+    bundle.fails(&["create", "--bundle", &directory, &bundle.id], "EEXIST");
+    bundle.fails(&["delete", &bundle.id], "delete is not possible while created");
+    assert!(bundle.ok(&["list"]).contains(&bundle.id));
+    bundle.ok(&["start", &bundle.id]);
+    bundle.await_status("stopped");
+    bundle.fails(&["start", &bundle.id], "start is not possible while stopped");
+    bundle.fails(&["kill", &bundle.id, "KILL"], "kill is not possible while stopped");
+    bundle.fails(&["exec", &bundle.id, "/bin/tool"], "exec is not possible while stopped");
+    bundle.ok(&["delete", &bundle.id]);
+    bundle.fails(&["delete", &bundle.id], "ENOENT");
+    assert_eq!(std::fs::read_dir(bundle.directory.join("state")).unwrap().count(), 0);
+}
+
+#[test]
+fn root_kill_before_start_and_delete() {
+    let Some(bundle) = Bundle::new(&["/bin/tool"]) else {
+        return;
+    };
+    bundle.create();
+    bundle.fails(&["kill", &bundle.id, "NOSUCH"], "unknown");
+    bundle.ok(&["kill", &bundle.id, "SIGKILL"]);
+    bundle.await_status("stopped");
+    bundle.ok(&["delete", &bundle.id]);
+    // Created again under the same id, and deleted by force.
+    bundle.create();
+    bundle.ok(&["delete", "--force", &bundle.id]);
+    let left = Path::new("/sys/fs/cgroup/unified").join(format!("podyard-oci-{}", bundle.id));
+    assert!(!left.exists());
+}
+
+#[test]
+fn root_run_returns_output_and_exit_code() {
+    let Some(bundle) = Bundle::new(&["/bin/tool", "--root", "/nowhere", "list"]) else {
+        return;
+    };
+    let directory = bundle.directory.to_str().unwrap().to_string();
+    assert_eq!(bundle.ok(&["run", "--bundle", &directory, &bundle.id]), "");
+    bundle.edit(|spec| spec["process"]["args"] = json!(["/bin/tool", "state", "x"]));
+    let output = bundle.run(&["run", "--bundle", &directory, &bundle.id]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "podyard-oci: container x does not exist\n");
+    bundle.edit(|spec| spec["process"]["args"] = json!(["/bin/nope"]));
+    bundle.fails(&["run", "--bundle", &directory, &bundle.id], "podyard-oci: exec /bin/nope: ENOENT");
+    assert!(bundle.ok(&["list"]).is_empty(), "nothing is left of a failed run");
+}
+
+#[test]
+fn root_exec_in_a_created_container() {
+    let Some(bundle) = Bundle::new(&["/bin/tool"]) else {
+        return;
+    };
+    bundle.create();
+    let output = bundle.run(&["exec", &bundle.id, "/bin/tool", "state", "y"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "podyard-oci: container y does not exist\n");
+    bundle.fails(&["exec", &bundle.id, "/bin/nope"], "exec /bin/nope: ENOENT");
+    bundle.fails(&["exec", "--cwd", "/proc/self/fd/3", &bundle.id, "/bin/tool"], "chdir to /proc/self/fd/3");
+    bundle.fails(&["exec", "--user", "-1", &bundle.id, "/bin/tool"], "--user");
+}
+
+#[test]
+fn root_refusals_leave_nothing() {
+    let Some(bundle) = Bundle::new(&["/bin/tool"]) else {
+        return;
+    };
+    let directory = bundle.directory.to_str().unwrap().to_string();
+    bundle.edit(|spec| spec["hooks"] = json!({"prestart": [{"path": "/bin/true"}]}));
+    bundle.fails(&["create", "--bundle", &directory, &bundle.id], "hooks.prestart: hooks are not run");
+    bundle.edit(|spec| {
+        spec["hooks"] = json!({});
+        spec["linux"]["cgroupsPath"] = json!("a.slice:b:c");
+    });
+    bundle.fails(&["create", "--bundle", &directory, &bundle.id], "linux.cgroupsPath");
+    bundle.fails(&["create", "--bundle", &directory, "../x"], "container id");
+    bundle.fails(&["create", "--bundle", "/nowhere", &bundle.id], "/nowhere: ENOENT");
+    bundle.fails(&["--systemd-cgroup", "create", &bundle.id], "--systemd-cgroup: no such option");
+    assert!(bundle.ok(&["list"]).is_empty());
+}
