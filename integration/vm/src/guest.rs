@@ -91,7 +91,8 @@ fn run_all() -> std::io::Result<usize> {
         let status: ExitStatus = Command::new(Path::new("/bin").join(program))
             .args(words)
             .env("PATH", "/bin")
-            .env("PODYARD_VM", "1")
+            // Where tests that drive the program find it.
+            .env("PODYARD_UNDER_TEST", "/bin/podyard-under-test")
             .env("RUST_BACKTRACE", "0")
             .status()?;
         if !status.success() {

@@ -26,6 +26,7 @@ const MODULES: &[&str] = &[
     "nf_tables",
     "nft_ct",
     "nft_nat",
+    "nft_chain_nat",
     "nft_masq",
     "nft_redir",
     "nft_numgen",
@@ -61,8 +62,11 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
     archive.file("init", &std::fs::read("/proc/self/exe")?);
     if options.tests {
         for package in &options.packages {
-            for (name, path) in build(package)? {
+            for (name, path, kind) in build(package)? {
                 archive.file(&format!("bin/{name}"), &std::fs::read(path)?);
+                if kind == Program::Other {
+                    continue;
+                }
                 list.push([&[name], &options.filters[..]].concat().join(" "));
             }
         }
@@ -105,7 +109,7 @@ fn parse(args: &[String]) -> Result<Options> {
         }
     }
     if options.packages.is_empty() {
-        options.packages.push("runtime".into());
+        options.packages = vec!["runtime:kernel".into(), "integration:limits".into()];
     }
     Ok(options)
 }
@@ -115,13 +119,22 @@ fn workspace() -> Result<PathBuf> {
     Ok(here.ancestors().nth(2).ok_or("no workspace")?.to_path_buf())
 }
 
-/// The kernel tests of a package, built: name and path of each test program. Unit tests stay out:
-/// they say nothing about a kernel.
-fn build(package: &str) -> Result<Vec<(String, PathBuf)>> {
+/// What a built program is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Program {
+    Test,
+    /// What the tests run.
+    Other,
+}
+
+/// The kernel tests of `package`, or of `package:test`, built: name, path and kind of each program. Unit tests stay
+/// out: they say nothing about a kernel.
+fn build(package: &str) -> Result<Vec<(String, PathBuf, Program)>> {
     println!("vm: build the tests of {package}");
+    let (package, test) = package.split_once(':').unwrap_or((package, "*"));
     let cargo = std::env::var("CARGO").unwrap_or("cargo".into());
     let output = Command::new(cargo)
-        .args(["test", "--no-run", "--message-format=json", "--package", package, "--tests"])
+        .args(["test", "--no-run", "--message-format=json", "--package", package, "--test", test])
         .current_dir(workspace()?)
         .stderr(Stdio::inherit())
         .output()?;
@@ -131,10 +144,15 @@ fn build(package: &str) -> Result<Vec<(String, PathBuf)>> {
     let mut programs = Vec::new();
     for line in String::from_utf8(output.stdout)?.lines() {
         let message: serde_json::Value = serde_json::from_str(line)?;
-        let kind = &message["target"]["kind"][0];
-        if let (Some(path), true) = (message["executable"].as_str(), kind == "test") {
-            let name = format!("{package}-{}", message["target"]["name"].as_str().unwrap_or("test"));
-            programs.push((name, PathBuf::from(path)));
+        let (target, name) = (&message["target"], message["target"]["name"].as_str().unwrap_or("test"));
+        match (message["executable"].as_str(), target["kind"][0].as_str()) {
+            (Some(path), Some("test")) => {
+                programs.push((format!("{package}-{name}"), PathBuf::from(path), Program::Test));
+            }
+            (Some(path), Some("bin")) => {
+                programs.push((name.to_owned(), PathBuf::from(path), Program::Other))
+            }
+            _ => {}
         }
     }
     match programs.is_empty() {
@@ -266,7 +284,7 @@ fn boot_with(accelerator: &str, cpu: &str, image: &Path, initramfs: &Path) -> Re
     let mut command = Command::new("qemu-system-x86_64");
     command
         .args(["-machine", "q35", "-accel", accelerator, "-cpu", cpu])
-        .args(["-m", "2048", "-smp", "2", "-display", "none", "-monitor", "none"])
+        .args(["-m", "4096", "-smp", "2", "-display", "none", "-monitor", "none"])
         .args(["-serial", "stdio", "-no-reboot", "-nic", "none", "-nodefaults"])
         .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"])
         .arg("-kernel")

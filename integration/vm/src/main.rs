@@ -1,11 +1,11 @@
-//! `cargo vm [PACKAGE…] [-- FILTER…]`: runs the kernel tests of packages in a virtual machine.
+//! `cargo vm [PACKAGE[:TEST]…] [-- FILTER…]`: runs the kernel tests of packages in a virtual machine.
 //!
 //! ```text
 //!   host  build the tests · unpack Debian's cloud kernel · make an initramfs · qemu, console here
 //!   guest this same program as /init: modules, mounts, cgroup2 alone, the tests, power off
 //! ```
 //!
-//! The default package is `runtime`. The machine has no disk and no network card; its kernel is
+//! The default is `runtime:kernel` and `integration:limits`: a pod with limits. The machine has no disk and no network card; its kernel is
 //! the newest `linux-image-cloud-amd64` of the host's package lists, downloaded and unpacked under
 //! `target/vm`, never installed. It is emulated: no KVM needed.
 //!
