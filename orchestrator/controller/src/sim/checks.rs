@@ -8,6 +8,7 @@ use store::{EventKind, Memory, Scope, Store, Watch};
 
 use super::Violation;
 use super::kernel::Kernel;
+use super::user::is_broken;
 use crate::cache::Cache;
 use crate::effect::Call;
 use crate::kinds::{CLAIMS, NAMESPACES, PODS, REPLICASETS, SERVICES, SLICES, STATEFULSETS, VOLUMES};
@@ -201,9 +202,11 @@ impl Checker {
             siblings.filter(|it| it.controller_owner().is_some_and(|owner| owner.uid == set.uid()));
         let mut others = siblings.filter(|it| it.name() != key.name);
         let is_healthy = |pod: &Object| pod::is_active(pod) && pod::is_ready(pod);
+        let is_surplus = |ordinal: i64| ordinal < start || ordinal >= end;
         let number = ordinal(&key.name);
-        if number >= end {
-            if let Some(above) = others.find(|it| ordinal(it.name()) > number) {
+        if is_surplus(number) {
+            let is_above = |ordinal: i64| is_surplus(ordinal) && ordinal > number;
+            if let Some(above) = others.find(|it| is_above(ordinal(it.name()))) {
                 return broken("highest ordinals go first", format!("{} before {}", key.name, above.name()));
             }
         } else if told.get(key).is_some_and(|pod| is_healthy(pod))
@@ -244,10 +247,12 @@ impl Checker {
         for set in self.of(&REPLICASETS) {
             let pods = self.active_pods_of(set);
             let ready = pods.iter().filter(|pod| pod::is_ready(pod)).count();
-            let replicas = set.get_i64("spec.replicas").unwrap_or(1);
-            let counts = (pods.len(), ready, set.get_i64("status.readyReplicas").unwrap_or(0));
-            let wanted = usize::try_from(replicas).unwrap_or(0);
-            if counts != (wanted, wanted, replicas) {
+            // One made just before the template was mended stays broken: a ReplicaSet does not roll.
+            let broken_images = pods.iter().filter(|pod| is_broken(pod)).count();
+            let replicas = usize::try_from(set.get_i64("spec.replicas").unwrap_or(1)).unwrap_or(0);
+            let told = usize::try_from(set.get_i64("status.readyReplicas").unwrap_or(0)).unwrap_or(0);
+            let counts = (pods.len(), ready + broken_images, told);
+            if counts != (replicas, replicas, ready) {
                 return broken(format!("{} wants {replicas}, has {counts:?}", set.key()));
             }
         }
