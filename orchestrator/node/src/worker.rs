@@ -76,6 +76,9 @@ pub struct Worker {
     last_event: Option<(&'static str, String)>,
 }
 
+/// A container's, or everybody's, steps with their numbers.
+type Group<'a> = (Option<&'a str>, Vec<(&'a Step, u32)>);
+
 /// What became of steps; of which container, if they were one's.
 type Outcome<'a> = (Option<&'a str>, Result<(), (Step, Error)>);
 
@@ -300,7 +303,7 @@ impl Worker {
 
     async fn side_by_side<'a>(
         &self,
-        groups: Vec<(Option<&'a str>, Vec<(&'a Step, u32)>)>,
+        groups: Vec<Group<'a>>,
         object: &Arc<Object>,
         desired: &Desired,
     ) -> Vec<Outcome<'a>> {

@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(test.socket, PathBuf::from("/r/podyard.sock"));
         assert_eq!(yard("up", Some("/s")).socket, PathBuf::from("/s"));
         assert!(Line::try_parse_from(["up", "--isolated"]).is_err());
-        let named = yard("up --name t", DEFAULT_SOCKET);
+        let named = yard("up --name t", None);
         assert_eq!((named.isolated, named.cgroup_parent.as_str()), (false, "/podyard-t"));
     }
 }
