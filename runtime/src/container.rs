@@ -1,7 +1,7 @@
 //! Creating a container: the parent's side.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::libc;
@@ -9,6 +9,7 @@ use nix::libc;
 pub use crate::mounts::{DetachedMount, Root};
 pub use crate::process::Stdio;
 
+use crate::birth::{Birth, Born};
 use crate::cgroup::{Cgroup, Layout};
 use crate::error::{Call, Error, Kind, Result, Step};
 use crate::init::{Init, InitStdio};
@@ -16,7 +17,6 @@ use crate::mounts::CgroupView;
 use crate::namespaces::{self, Source};
 use crate::plan::{IdMap, Plan};
 use crate::protocol::{Channel, Order, Report, above_stdio};
-use crate::sys::{self, Forked};
 
 /// Everything a container is made from. The caller's descriptors are consumed.
 #[derive(Debug)]
@@ -137,159 +137,33 @@ pub fn create(request: CreateRequest) -> Result<Created> {
             flags |= kind.flag() as u64;
         }
     }
-    let (ours, theirs) = Channel::pair()?;
     let stdio = match stdio {
         Stdio::Fds([a, b, c]) => InitStdio::Fds([above_stdio(a)?, above_stdio(b)?, above_stdio(c)?]),
         Stdio::Terminal(size) => InitStdio::Terminal(size),
     };
-    let cgroup_view = cgroup.as_ref().map_or(CgroupView::None, view);
-    let maps = (plan.uid_map.clone(), plan.gid_map.clone());
     let user_namespace = flags & libc::CLONE_NEWUSER as u64 != 0;
-
     let birth = Birth {
         flags,
         cgroup: cgroup.as_ref(),
         pid_namespace: pid_namespace.as_ref().map(AsFd::as_fd),
         parent,
     };
-    let forked = birth.fork(|cgroups| Init {
-        plan: &plan,
+    let init = Init {
         root,
         mounts,
         join,
-        cgroups,
-        cgroup_view,
+        cgroups: cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::v1_tasks)?,
+        cgroup_view: cgroup.as_ref().map_or(CgroupView::None, view),
         stdio,
-        channel: &theirs,
         listener: start_listener,
-    })?;
-    let (child, init) = forked;
-    let (pid, pidfd) = match child {
-        Forked::Child => {
-            // Or the child would hold its own gate open and not see the parent's end close.
-            drop(ours);
-            let channel = init.channel;
-            end(channel, init.run())
-        }
-        Forked::Parent { pid, pidfd } => (pid, pidfd),
+        plan: &plan,
     };
-    // The child has its own copies.
-    drop(init);
-    drop(theirs);
-    let born = || -> Result<(Vec<String>, Option<OwnedFd>)> {
-        if user_namespace {
-            write_id_maps(pid, &maps.0, &maps.1)?;
-        }
-        ours.send(&Order::Go, None)?;
-        await_ready(&ours)
+    let map_ids = |pid| match user_namespace {
+        true => write_id_maps(pid, &plan.uid_map, &plan.gid_map),
+        false => Ok(()),
     };
-    match born() {
-        Ok((warnings, console)) => Ok(Created { pid, pidfd, start: StartGate(ours), console, warnings }),
-        Err(error) => {
-            abandon(&pidfd, parent);
-            Err(error)
-        }
-    }
-}
-
-/// How a process comes into the world.
-pub(crate) struct Birth<'a> {
-    pub(crate) flags: u64,
-    pub(crate) cgroup: Option<&'a Cgroup>,
-    pub(crate) pid_namespace: Option<BorrowedFd<'a>>,
-    pub(crate) parent: Parent,
-}
-
-impl Birth<'_> {
-    /// Clones, into the cgroup where the kernel can, otherwise the child moves itself. `prepare`
-    /// makes what the child takes along from the cgroup files it has to join.
-    pub(crate) fn fork<T>(&self, prepare: impl FnOnce(Vec<OwnedFd>) -> T) -> Result<(Forked, T)> {
-        // A process of a container must not be traced by others there while it is half made.
-        // Source: CVE-2016-9962.
-        nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".into())?;
-        let mut flags = self.flags;
-        if self.parent == Parent::Sibling {
-            flags |= libc::CLONE_PARENT as u64;
-        }
-        let mut join = self.cgroup.map_or(Ok(Vec::new()), Cgroup::v1_tasks)?;
-        let dir = self.cgroup.map(Cgroup::dir).transpose()?;
-        // Opened before, because which way the kernel goes is known only afterwards.
-        let procs = self.cgroup.map(Cgroup::procs).transpose()?;
-        let prepared;
-        let own = self.pid_namespace.map(|_| own_pid_namespace()).transpose()?;
-        if let Some(target) = self.pid_namespace {
-            // Children only: this process stays where it is.
-            sys::setns(target, libc::CLONE_NEWPID).step("join the pid namespace")?;
-        }
-        let cloned = match sys::clone3(flags, dir.as_ref().map(AsFd::as_fd)) {
-            Err(e) if dir.is_some() && cannot_be_born_there(&e) => {
-                join.extend(procs);
-                prepared = prepare(join);
-                sys::clone3(flags, None)
-            }
-            other => {
-                prepared = prepare(join);
-                other
-            }
-        };
-        if matches!(cloned, Ok(Forked::Child)) {
-            return cloned.map(|forked| (forked, prepared));
-        }
-        if let Some(own) = own {
-            sys::setns(own.as_fd(), libc::CLONE_NEWPID).step("return to the pid namespace")?;
-        }
-        let step = || match self.cgroup {
-            Some(cgroup) => format!("create a process in cgroup {}", cgroup.path().display()),
-            None => "create a process".to_string(),
-        };
-        Ok((cloned.step(step())?, prepared))
-    }
-}
-
-/// Kernels before 5.7 know no `CLONE_INTO_CGROUP`; a filter around us may deny clone3's extras.
-fn cannot_be_born_there(error: &Error) -> bool {
-    use nix::errno::Errno::{EINVAL, ENOSYS, EOPNOTSUPP};
-    matches!(error.errno(), Some(EINVAL | ENOSYS | EOPNOTSUPP))
-}
-
-fn own_pid_namespace() -> Result<OwnedFd> {
-    use rustix::fs::{Mode, OFlags, open};
-    open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .call(|| "open(\"/proc/self/ns/pid\")".into())
-}
-
-/// The child's end: reports why, and exits.
-pub(crate) fn end(channel: &Channel, outcome: Result<std::convert::Infallible>) -> ! {
-    let Err(error) = outcome;
-    // If even this fails the parent sees the end of file, and says so.
-    match channel.send(&Report::failed(error), None) {
-        Ok(()) | Err(_) => sys::exit_now(127),
-    }
-}
-
-/// Waits for the child's Ready.
-pub(crate) fn await_ready(channel: &Channel) -> Result<(Vec<String>, Option<OwnedFd>)> {
-    match channel.receive::<Report>()? {
-        Some((Report::Ready { warnings }, fd)) => Ok((warnings, fd)),
-        Some((Report::Failed(error), _)) => Err(error),
-        None => Err(Error::new(
-            Kind::Internal,
-            "the new process died before it was ready (killed, or out of memory)",
-        )),
-    }
-}
-
-/// Kills a half-made process, and reaps it if it is ours.
-pub(crate) fn abandon(pidfd: &OwnedFd, parent: Parent) {
-    use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
-    match pidfd_send_signal(pidfd, Signal::KILL) {
-        // ESRCH: it exited by itself, having reported why.
-        Ok(()) | Err(_) => {}
-    }
-    if parent == Parent::Caller {
-        while let Err(rustix::io::Errno::INTR) = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {
-        }
-    }
+    let Born { pid, pidfd, channel, warnings, console } = birth.give(init, map_ids)?;
+    Ok(Created { pid, pidfd, start: StartGate(channel), console, warnings })
 }
 
 /// Opens the namespaces that the plan names by path, and adds those given by descriptor.

@@ -10,9 +10,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use nix::libc;
 
+use crate::birth::{Birth, Born, Script};
 use crate::cgroup::Cgroup;
 use crate::console;
-use crate::container::{Birth, Parent, StartGate, abandon, await_ready, end};
+use crate::container::{Parent, StartGate};
 use crate::error::{Call, Error, Kind, Result, Step};
 use crate::init::join_cgroups;
 use crate::mounts;
@@ -21,7 +22,7 @@ pub use crate::process::ProcessPlan;
 use crate::process::{Settling, Stdio};
 use crate::protocol::{Channel, Order, Report, above_stdio};
 use crate::seccomp::Filter;
-use crate::sys::{self, Forked};
+use crate::sys;
 
 /// Everything an exec is made from.
 #[derive(Debug)]
@@ -53,14 +54,13 @@ pub struct Executed {
     pub warnings: Vec<String>,
 }
 
-struct Script<'a> {
+struct Entering<'a> {
     target: OwnedFd,
     joins_user: bool,
     process: &'a ProcessPlan,
     seccomp: Option<&'a Filter>,
     stdio: Stdio,
     cgroups: Vec<OwnedFd>,
-    channel: &'a Channel,
 }
 
 /// Runs a process in the namespaces, root and cgroup of a container. Returns once its program
@@ -80,46 +80,32 @@ pub fn exec(request: ExecRequest) -> Result<Executed> {
         terminal => terminal,
     };
     let joins_user = other_user_namespace(&target)?;
-    let (ours, theirs) = Channel::pair()?;
     let birth = Birth { flags: 0, cgroup: cgroup.as_ref(), pid_namespace: Some(target.as_fd()), parent };
-    let copy = rustix::io::fcntl_dupfd_cloexec(&target, 3).call(|| "fcntl(F_DUPFD)".into())?;
-    let (child, script) = birth.fork(|cgroups| Script {
-        target: copy,
+    let entering = Entering {
+        target: rustix::io::fcntl_dupfd_cloexec(&target, 3).call(|| "fcntl(F_DUPFD)".into())?,
         joins_user,
         process: &process,
         seccomp: seccomp.as_ref(),
         stdio,
-        cgroups,
-        channel: &theirs,
-    })?;
-    let (pid, pidfd) = match child {
-        Forked::Child => {
-            // Or the child would hold its own channel open and not see the parent's end close.
-            drop(ours);
-            let channel = script.channel;
-            end(channel, script.run())
-        }
-        Forked::Parent { pid, pidfd } => (pid, pidfd),
+        cgroups: cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::v1_tasks)?,
     };
-    drop(script);
-    drop(theirs);
-    let born = || -> Result<(Vec<String>, Option<OwnedFd>)> {
-        let ready = await_ready(&ours)?;
-        StartGate::from_fd(ours.into_fd()).start()?;
-        Ok(ready)
-    };
-    match born() {
-        Ok((warnings, console)) => Ok(Executed { pid, pidfd, console, warnings }),
+    let Born { pid, pidfd, channel, warnings, console } = birth.give(entering, |_| Ok(()))?;
+    match StartGate::from_fd(channel.into_fd()).start() {
+        Ok(()) => Ok(Executed { pid, pidfd, console, warnings }),
         Err(error) => {
-            abandon(&pidfd, parent);
+            birth.bury(&pidfd);
             Err(error)
         }
     }
 }
 
-impl Script<'_> {
-    fn run(self) -> Result<Infallible> {
-        sys::close_all_but(&self.descriptors())?;
+impl Script for Entering<'_> {
+    fn cgroups(&mut self) -> &mut Vec<OwnedFd> {
+        &mut self.cgroups
+    }
+
+    fn run(self, channel: &Channel) -> Result<Infallible> {
+        sys::close_all_but(&self.descriptors(channel))?;
         sys::reset_signals()?;
         join_cgroups(&self.cgroups)?;
         rustix::process::setsid().call(|| "setsid()".into())?;
@@ -159,26 +145,26 @@ impl Script<'_> {
         }
         .settle(&mut warnings)?;
         let ready = Report::ready(warnings);
-        self.channel.send(&ready, master.as_ref().map(AsFd::as_fd))?;
+        channel.send(&ready, master.as_ref().map(AsFd::as_fd))?;
         drop((master, stdio, root, proc, self.cgroups));
-        sys::close_all_but(&[0, 1, 2, self.channel.as_fd().as_raw_fd()])?;
-        match self.channel.receive::<Order>()? {
+        sys::close_all_but(&[0, 1, 2, channel.as_fd().as_raw_fd()])?;
+        match channel.receive::<Order>()? {
             Some((Order::Start, _)) => Err(settled.execute()),
             _ => Err(Error::new(Kind::Internal, "given up before start")),
         }
     }
 }
 
-impl Script<'_> {
+impl Entering<'_> {
     /// What this process needs of what it inherited. The rest is closed before the container can
     /// look at it.
-    fn descriptors(&self) -> Vec<RawFd> {
+    fn descriptors(&self, channel: &Channel) -> Vec<RawFd> {
         let stdio = match &self.stdio {
             Stdio::Fds(fds) => &fds[..],
             Stdio::Terminal(_) => &[],
         };
         let owned = stdio.iter().chain(&self.cgroups).chain([&self.target]);
-        let channel = self.channel.as_fd().as_raw_fd();
+        let channel = channel.as_fd().as_raw_fd();
         owned.map(AsRawFd::as_raw_fd).chain([0, 1, 2, channel]).collect()
     }
 }

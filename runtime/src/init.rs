@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
+use crate::birth::Script;
 use crate::console::{self, WindowSize};
 use crate::error::{Call, Error, Kind, Result, Step};
 use crate::mounts::beneath::{self, Links};
@@ -28,7 +29,6 @@ pub(crate) struct Init<'a> {
     pub(crate) cgroups: Vec<OwnedFd>,
     pub(crate) cgroup_view: CgroupView,
     pub(crate) stdio: InitStdio,
-    pub(crate) channel: &'a Channel,
     /// Where Start comes from, if not from the channel.
     pub(crate) listener: Option<OwnedFd>,
 }
@@ -39,17 +39,15 @@ pub(crate) enum InitStdio {
     Terminal(Option<WindowSize>),
 }
 
-impl Init<'_> {
-    /// The script.
-    pub(crate) fn run(self) -> Result<Infallible> {
+impl Script for Init<'_> {
+    fn cgroups(&mut self) -> &mut Vec<OwnedFd> {
+        &mut self.cgroups
+    }
+
+    fn run(self, channel: &Channel) -> Result<Infallible> {
         let plan = self.plan;
         let mut warnings = plan.warnings.clone();
-        // First of all: an error sent while an order lies unread would be lost with it.
-        match self.channel.receive::<Order>()? {
-            Some((Order::Go, _)) => {}
-            _ => return Err(Error::new(Kind::Internal, "the parent went away")),
-        }
-        sys::close_all_but(&self.descriptors())?;
+        sys::close_all_but(&self.descriptors(channel))?;
         sys::reset_signals()?;
         // Before the cgroup namespace, whose root is where the process is then.
         join_cgroups(&self.cgroups)?;
@@ -106,13 +104,13 @@ impl Init<'_> {
         }
         .settle(&mut warnings)?;
         let ready = Report::ready(warnings);
-        self.channel.send(&ready, master.as_ref().map(AsFd::as_fd))?;
+        channel.send(&ready, master.as_ref().map(AsFd::as_fd))?;
         // What it waits with is nothing of the host's, also not what the caller had open.
         drop((master, stdio, root, proc, self.join, self.cgroups));
         let listener = self.listener.as_ref().map_or(0, AsRawFd::as_raw_fd);
-        sys::close_all_but(&[0, 1, 2, self.channel.as_fd().as_raw_fd(), listener])?;
+        sys::close_all_but(&[0, 1, 2, channel.as_fd().as_raw_fd(), listener])?;
 
-        let answer = wait_for_start(self.channel, self.listener)?;
+        let answer = wait_for_start(channel, self.listener)?;
         let error = settled.execute();
         if let Some(answer) = answer {
             // `start` of podyard-oci listens here; the process that created us is gone.
@@ -125,7 +123,7 @@ impl Init<'_> {
 impl Init<'_> {
     /// What this process needs of what it inherited. The rest is closed at once: in a shared
     /// PID namespace a container with CAP_SYS_PTRACE can look at this process's descriptors.
-    fn descriptors(&self) -> Vec<RawFd> {
+    fn descriptors(&self, channel: &Channel) -> Vec<RawFd> {
         let root = match &self.root {
             Root::Mount(fd) => Some(fd),
             Root::Path(_) => None,
@@ -137,7 +135,7 @@ impl Init<'_> {
         let owned = self.mounts.iter().map(|m| &m.fd);
         let owned = owned.chain(self.join.iter().map(|(_, fd)| fd)).chain(&self.cgroups);
         let owned = owned.chain(root).chain(stdio).chain(&self.listener);
-        let channel = self.channel.as_fd().as_raw_fd();
+        let channel = channel.as_fd().as_raw_fd();
         owned.map(AsRawFd::as_raw_fd).chain([0, 1, 2, channel]).collect()
     }
 }

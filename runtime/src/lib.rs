@@ -17,6 +17,7 @@
 //! README.md beside this crate lists the guarantees, KERNEL.md the kernel features used.
 #![deny(unsafe_code)]
 
+mod birth;
 mod capabilities;
 pub mod cgroup;
 mod console;

@@ -181,6 +181,33 @@ mod tests {
     }
 
     #[test]
+    fn any_bytes_are_an_error_and_not_a_panic() {
+        let (a, b) = Channel::pair().unwrap();
+        let whole = serde_json::to_vec(&Report::ready(vec!["a warning".into()])).unwrap();
+        let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+        for round in 0..2000 {
+            // xorshift: any bytes will do, but the same each time.
+            let mut next = || {
+                seed ^= seed << 13;
+                seed ^= seed >> 7;
+                seed ^= seed << 17;
+                seed as usize
+            };
+            let mut bytes = whole.clone();
+            for _ in 0..=round % 4 {
+                let at = next() % bytes.len();
+                bytes[at] = next() as u8;
+            }
+            bytes.truncate(1 + next() % bytes.len());
+            rustix::net::send(&b, &bytes, rustix::net::SendFlags::empty()).unwrap();
+            match a.receive::<Report>() {
+                Ok(Some(_)) | Err(_) => {}
+                Ok(None) => panic!("a message taken for the end of file"),
+            }
+        }
+    }
+
+    #[test]
     fn long_texts_fit_a_packet() {
         let (a, b) = Channel::pair().unwrap();
         let long = "ä\"\\\n".repeat(10_000);

@@ -274,7 +274,7 @@ fn mount_cgroup(root: &OwnedFd, plan: &MountPlan, view: &CgroupView) -> Result<(
 }
 
 fn make_read_only(root: &OwnedFd, path: &Path) -> Result<()> {
-    let place = match beneath::locate(root, path, Links::Refuse) {
+    let place = match beneath::locate(root, path, protection_links(path)) {
         Err(e) if e.kind() == Kind::NotFound => return Ok(()),
         other => other?,
     };
@@ -283,9 +283,15 @@ fn make_read_only(root: &OwnedFd, path: &Path) -> Result<()> {
     attach(&mount, &place, Path::new(""))
 }
 
+/// In kernel interfaces no link is to be expected, and one would be an attack.
+fn protection_links(path: &Path) -> Links {
+    let kernel = ["/proc", "/sys", "/dev"].iter().any(|top| path.starts_with(top));
+    if kernel { Links::Refuse } else { Links::Follow }
+}
+
 /// Covers `path`: a directory with an empty one, a file with `null`, the container's `/dev/null`.
 fn hide(root: &OwnedFd, path: &Path, null: &OwnedFd) -> Result<()> {
-    let place = match beneath::locate(root, path, Links::Refuse) {
+    let place = match beneath::locate(root, path, protection_links(path)) {
         Err(e) if e.kind() == Kind::NotFound => return Ok(()),
         other => other?,
     };

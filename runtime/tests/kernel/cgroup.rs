@@ -19,6 +19,8 @@ pub const TESTS: &[Test] = &[
     ("root_cgroup_remove", remove),
     ("root_cgroup_stats", stats),
     ("root_cgroup_cpu_limit_and_missing_controllers", cpu_and_missing),
+    ("root_cgroup_killed_before", killed_before),
+    ("root_cgroup_legacy_layout", legacy_layout),
     ("root_cgroup_kill_reaches_forkers", kill_reaches_forkers),
 ];
 
@@ -158,6 +160,55 @@ fn cpu_and_missing() {
     if let Err(error) = group.0.apply_limits(&wanted) {
         assert_eq!(error.kind(), Kind::Unsupported, "{error}");
         assert!(error.to_string().contains("hugepageLimits"), "{error}");
+    }
+}
+
+fn killed_before() {
+    // Kernels that count kills take a process born into such a cgroup for one that escaped.
+    let group = Group::new();
+    for _ in 0..2 {
+        group.0.kill().unwrap();
+        let running = Case::new(&["sleep"]).cgroup(&group).start();
+        assert_eq!(group.0.pids().unwrap(), [running.pid]);
+        let inside = std::fs::read_to_string(format!("/proc/{}/cgroup", running.pid)).unwrap();
+        assert!(inside.lines().any(|l| l == format!("0::{}", group.0.path().display())), "{inside}");
+        running.kill();
+    }
+    // The other way round: this process's own cgroup was killed once, before it came.
+    let own = Group::new();
+    own.0.kill().unwrap();
+    let home = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let home = home.lines().find_map(|l| l.strip_prefix("0::")).unwrap().trim_start_matches('/').to_owned();
+    own.0.attach(std::process::id() as i32).unwrap();
+    let fresh = Group::new();
+    let outcome = Case::new(&["pid"]).cgroup(&fresh).run();
+    let root = match own.0.layout() {
+        Layout::Unified => std::path::Path::new("/sys/fs/cgroup"),
+        _ => std::path::Path::new("/sys/fs/cgroup/unified"),
+    };
+    std::fs::write(root.join(home).join("cgroup.procs"), "0").unwrap();
+    assert_eq!(outcome.unwrap().answer(0), "1");
+}
+
+fn legacy_layout() {
+    // In a mount namespace of this test's own cgroup2 is not mounted: it mounts it privately.
+    use nix::mount::{MntFlags, umount2};
+    crate::fixture::own_mount_namespace();
+    let hybrid = std::path::Path::new("/sys/fs/cgroup/unified");
+    let point = if hybrid.exists() { hybrid } else { std::path::Path::new("/sys/fs/cgroup") };
+    umount2(point, MntFlags::MNT_DETACH).unwrap();
+    let group = Group::new();
+    assert_eq!(group.0.layout(), Layout::Legacy);
+    let running = Case::new(&["spawn-sleepers 2", "sleep"]).cgroup(&group).start();
+    eventually("three processes", || group.0.pids().unwrap().len() == 3);
+    group.0.kill().unwrap();
+    assert!(group.0.wait_empty(Duration::from_secs(20)).unwrap());
+    running.kill();
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!table.contains("- cgroup2 "), "the private mount is in no table");
+    if hybrid.exists() {
+        limit(&group.0, json!({"pids": {"limit": 5}}));
+        assert_eq!(Case::new(&["threads 10"]).cgroup(&group).run().unwrap().answer(0), "4 EAGAIN");
     }
 }
 

@@ -270,7 +270,7 @@ fn terminal() {
 fn host_mount_table_is_untouched() {
     let read = || std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     // A mount namespace of this test's own, so that neighbours do not disturb the comparison.
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    crate::fixture::own_mount_namespace();
     let before = read();
     let group = Group::new();
     let running = Case::new(&["sleep"]).cgroup(&group).start();

@@ -51,7 +51,7 @@ fn fails(case: Case, text: &str) {
 }
 
 fn failing_specs() {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    crate::fixture::own_mount_namespace();
     let new = || Case::new(&["pid"]);
     let mount = |m| new().set("/mounts/-", m);
     fails(
@@ -93,7 +93,7 @@ fn failing_specs() {
 }
 
 fn failing_system_calls() {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    crate::fixture::own_mount_namespace();
     // Each call that creating makes, taken away in turn.
     let calls = [
         "clone3",

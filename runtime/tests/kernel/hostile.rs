@@ -18,6 +18,7 @@ pub const TESTS: &[Test] = &[
     ("root_cve_2025_31133_null_is_a_link", null_is_a_link),
     ("root_volume_on_proc_is_refused", volume_on_proc_is_refused),
     ("root_passwd_is_a_pipe", passwd_is_a_pipe),
+    ("root_cve_2025_52565_terminal_of_the_image", terminal_of_the_image),
     ("root_cve_2019_5736_runtime_binary", runtime_binary),
     ("root_process_cannot_be_traced_half_made", not_traceable),
 ];
@@ -158,6 +159,34 @@ fn passwd_is_a_pipe() {
     std::fs::create_dir(case.root.0.join("etc")).unwrap();
     symlink("/proc/1/environ", case.root.0.join("etc/passwd")).unwrap();
     assert!(case.run().unwrap().answer(0).contains("HOME=/"));
+}
+
+fn terminal_of_the_image() {
+    // No devpts of ours: the image's own multiplexer, which is none.
+    let attempt = |make: fn(&std::path::Path)| {
+        let mut case = Case::new(&["pid"]);
+        case.spec["mounts"] = json!([{"destination": "/proc", "type": "proc", "source": "proc"}]);
+        case.spec["linux"]["maskedPaths"] = json!([]);
+        std::fs::create_dir_all(case.root.0.join("dev/pts")).unwrap();
+        make(&case.root.0.join("dev/pts/ptmx"));
+        let terminal = runtime::container::Stdio::Terminal(None);
+        let error = runtime::container::create(case.request(terminal).unwrap()).unwrap_err();
+        error.to_string()
+    };
+    let text = attempt(|ptmx| std::fs::write(ptmx, "").unwrap());
+    assert!(text.ends_with("is not a terminal multiplexer"), "{text}");
+    // The host's own number, on a filesystem that is not devpts; and a pipe, which must not block.
+    let text = attempt(|ptmx| {
+        let mode = nix::sys::stat::Mode::from_bits_truncate(0o666);
+        let number = nix::sys::stat::makedev(1, 3);
+        nix::sys::stat::mknod(ptmx, nix::sys::stat::SFlag::S_IFCHR, mode, number).unwrap();
+    });
+    assert!(text.ends_with("is not a terminal multiplexer"), "{text}");
+    let text =
+        attempt(|ptmx| nix::unistd::mkfifo(ptmx, nix::sys::stat::Mode::from_bits_truncate(0o666)).unwrap());
+    assert!(text.ends_with("is not a terminal multiplexer"), "{text}");
+    let text = attempt(|ptmx| symlink("/dev/ptmx", ptmx).unwrap());
+    assert!(text.ends_with("ELOOP"), "{text}");
 }
 
 fn runtime_binary() {
