@@ -206,7 +206,7 @@ pub(super) fn pass_on_controllers(dir: &OwnedFd) -> Result<()> {
     let read = |name: &str| {
         openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(std::io::Error::from)
-            .and_then(super::read_all)
+            .and_then(super::tree::read_all)
             .call(|| format!("read({name:?})"))
     };
     let available = read("cgroup.controllers")?;

@@ -74,7 +74,7 @@ const DENIED: &[(Option<&str>, &[&str])] = &[
     (Some("CAP_SYS_BOOT"), &["reboot", "kexec_load", "kexec_file_load"]),
     (Some("CAP_SYS_MODULE"), &["init_module", "finit_module", "delete_module"]),
     (Some("CAP_SYS_PACCT"), &["acct"]),
-    (Some("CAP_SYS_PTRACE"), &["kcmp", "pidfd_getfd", "process_madvise"]),
+    (Some("CAP_SYS_PTRACE"), &["kcmp", "pidfd_getfd"]),
     (Some("CAP_SYS_RAWIO"), &["iopl", "ioperm"]),
     (Some("CAP_SYS_TIME"), &["settimeofday", "clock_settime"]),
     (Some("CAP_SYS_TTY_CONFIG"), &["vhangup"]),
