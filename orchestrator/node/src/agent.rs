@@ -64,6 +64,16 @@ struct Entry {
     handle: Handle,
 }
 
+impl Entry {
+    /// The first container of the pod's spec: meant where none is named.
+    fn first_container(&self) -> Option<String> {
+        match &*self.handle.wish.borrow() {
+            Wish::Object(pod) => pod.get_str("spec.containers.0.name").map(str::to_owned),
+            Wish::Gone => None,
+        }
+    }
+}
+
 impl Agent {
     /// An agent that does nothing yet.
     ///
@@ -219,7 +229,7 @@ impl Agent {
         namespaces::map(&self.host, &pods).await
     }
 
-    /// Runs a program in a running container; the pod's only one, if none is named.
+    /// Runs a program in a running container; the pod's first one, if none is named.
     ///
     /// # Errors
     /// `NotFound` for pod or container; `Conflict` if it does not run; the shim's refusal.
@@ -245,10 +255,11 @@ impl Agent {
     /// # Errors
     /// `NotFound` for pod, container or (with `previous`) an earlier run.
     pub fn logs(&self, pod: &Key, container: Option<&str>, options: LogOptions) -> Result<logs::Log> {
-        let (uid, seen) =
-            self.with(pod, |entry| (entry.pod.paths().uid().to_owned(), entry.handle.seen.clone()))?;
+        let (uid, seen, first) = self.with(pod, |entry| {
+            (entry.pod.paths().uid().to_owned(), entry.handle.seen.clone(), entry.first_container())
+        })?;
         let now = seen.borrow().clone();
-        let (name, attempts) = pick(&now, container)?;
+        let (name, attempts) = pick(&now, container.or(first.as_deref()))?;
         let ran = attempts.iter().rev().filter(|attempt| attempt.state != State::Recorded);
         let attempt =
             ran.map(|attempt| attempt.number).nth(usize::from(options.previous)).ok_or_else(|| {
@@ -293,9 +304,18 @@ impl Agent {
         let agent = Arc::downgrade(self);
         let uid = uid.to_owned();
         tokio::spawn(async move {
-            worker.run().await;
+            let fulfilled = worker.run().await;
             let Some(agent) = agent.upgrade() else { return };
-            agent.lock().entries.remove(&uid);
+            let mut pods = agent.lock();
+            let Some(entry) = pods.entries.remove(&uid) else { return };
+            // A wish that came while the worker ended must not be lost.
+            let latest = entry.handle.wish.borrow().clone();
+            if matches!(latest, Wish::Object(_))
+                && latest != fulfilled
+                && let Err(error) = agent.wish(&mut pods, &uid, latest)
+            {
+                tracing::error!(%uid, error = %error.chain(), "take on pod");
+            }
         });
         Ok(())
     }

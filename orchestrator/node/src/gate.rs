@@ -53,7 +53,7 @@ impl Gate {
         let mut taken = 0;
         self.stand.send_modify(|stand| {
             stand.next = Some(next.to_owned());
-            stand.paused = true;
+            stand.paused = *self.allowed.borrow() <= stand.taken;
             stand.done = false;
             taken = stand.taken;
         });

@@ -34,6 +34,8 @@ use crate::record::Record;
 use crate::status::{Facts, Waiting, status};
 
 const RETRY_MIN: Duration = Duration::from_millis(20);
+/// Marks a step that was not taken because something else is wanted by now.
+const INTERRUPTED: &str = "Interrupted";
 /// So often may something be merely not there yet before people are told.
 const PATIENCE: u32 = 5;
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -117,12 +119,13 @@ impl Worker {
         (worker, Handle { wish, seen: seeing, gate })
     }
 
-    /// Until nothing is left of the pod, or nobody wishes any more.
-    pub async fn run(mut self) {
+    /// Until nothing is left of the pod, or nobody wishes any more. Answers the wish that it fulfilled.
+    pub async fn run(mut self) -> Wish {
         loop {
-            let (object, desired) = self.wanted();
+            let wish = self.wishes.borrow_and_update().clone();
+            let (object, desired) = self.wanted(&wish);
             let wait = match self.round(&object, &desired).await {
-                Ok(Next::Done) => return,
+                Ok(Next::Done) => return wish,
                 Ok(Next::Wait(at)) => {
                     self.failures = 0;
                     at.map(|at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default())
@@ -136,18 +139,15 @@ impl Worker {
                 }
             };
             if self.wait(&object, &desired, wait).await.is_err() {
-                return;
+                return wish;
             }
         }
     }
 
-    /// The wish as it is now.
-    fn wanted(&mut self) -> (Arc<Object>, Desired) {
-        match self.wishes.borrow_and_update().clone() {
-            Wish::Object(object) => {
-                let desired = Desired::from_object(&object);
-                (object, desired)
-            }
+    /// What a wish comes to.
+    fn wanted(&self, wish: &Wish) -> (Arc<Object>, Desired) {
+        match wish {
+            Wish::Object(object) => (Arc::clone(object), Desired::from_object(object)),
             Wish::Gone => {
                 let record = self.pod.record().unwrap_or_default();
                 (Arc::new(Object(json!({}))), leftover(self.pod.paths().uid(), record))
@@ -385,7 +385,7 @@ impl Worker {
         };
         tokio::select! {
             () = self.gate.pass(step) => Ok(()),
-            () = other => Err(Error::new(Kind::Conflict, "another wish came while the pod was paused")),
+            () = other => Err(Error::new(Kind::Conflict, "another wish came while the pod was paused").reason(INTERRUPTED)),
         }
     }
 
@@ -426,6 +426,9 @@ impl Worker {
         object: &Arc<Object>,
         desired: &Desired,
     ) {
+        if error.waiting_reason() == Some(INTERRUPTED) {
+            return;
+        }
         let reason = error.waiting_reason().unwrap_or(match (step, container) {
             (Step::Create(_) | Step::Prepare(_), _) => "CreateContainerError",
             (Step::Start(_), _) => "RunContainerError",

@@ -291,14 +291,56 @@ async fn root_a_claim_is_held_by_one_pod_and_keeps_its_data() {
     world.delete(&first, 1);
     world.gone(&first).await;
     world.ready(&second).await;
-    let log = async {
-        let mut log = world.agent().logs(&second, None, node::logs::LogOptions::default()).unwrap();
-        log.next().await.map(|piece| String::from_utf8(piece.unwrap().to_vec()).unwrap())
-    };
-    assert_eq!(log.await.as_deref(), Some("mine\n"));
+    let options = node::logs::LogOptions { follow: true, ..Default::default() };
+    let mut log = world.agent().logs(&second, None, options).unwrap();
+    assert_eq!(log.next().await.unwrap().unwrap(), "mine\n");
     world.delete(&second, 1);
     world.gone(&second).await;
     assert_eq!(holder(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn root_a_container_that_is_not_alive_is_restarted() {
+    if !root() {
+        return;
+    }
+    let world = World::new().await;
+    let mut container = sh("c", SERVE);
+    let file = json!({"command": ["test", "-e", "/dev/shm/alive"]});
+    container["livenessProbe"] = json!({"exec": file, "periodSeconds": 1, "failureThreshold": 1});
+    let mut pod = world.pod("p", 10, json!({"containers": [container]}));
+    pod.set("spec.terminationGracePeriodSeconds", 1);
+    let key = world.apply(pod);
+    world.until(&key, "restarted", |pod| restart_count(pod) >= 1).await;
+    let events = world.api.events.lock().unwrap().clone();
+    assert!(events.iter().any(|(_, reason, _)| reason == "Unhealthy"), "{events:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn root_a_pod_can_be_stepped() {
+    if !root() {
+        return;
+    }
+    use node::gate::Go;
+    let world = World::new().await;
+    let mut pod = world.pod("p", 10, json!({"containers": [sh("c", SERVE)]}));
+    pod.set("metadata.annotations", json!({"podyard.io/step": "true"}));
+    let key = world.apply(pod);
+    let stand = world.agent().step(&key, Go::Show).await.unwrap();
+    assert_eq!(stand.next.as_deref(), Some("record"));
+    let stand = world.agent().step(&key, Go::Next).await.unwrap();
+    assert_eq!((stand.last.as_deref(), stand.next.as_deref()), (Some("record"), Some("cgroups")));
+    let uid = world.api.get_now(&key).unwrap().uid().to_owned();
+    assert!(world.yard.pod(&uid).record().exists() && world.leftovers(&uid).len() == 1);
+    assert!(world.agent().step(&key, Go::Run).await.unwrap().done);
+    world.ready(&key).await;
+    // Deleted while it pauses.
+    let mut other = world.pod("q", 11, json!({"containers": [sh("c", SERVE)]}));
+    other.set("metadata.annotations", json!({"podyard.io/step": "true"}));
+    let other = world.apply(other);
+    world.agent().step(&other, Go::Next).await.unwrap();
+    world.delete(&other, 0);
+    world.gone(&other).await;
 }
 
 /// How long a pod takes, and where the time goes. `cargo test --release -p node --test pods -- --ignored --nocapture`
