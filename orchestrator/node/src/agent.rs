@@ -126,6 +126,14 @@ impl Agent {
         let wished: BTreeMap<&str, &Arc<Object>> =
             listed.iter().filter(ours).map(|pod| (pod.uid(), pod)).collect();
         let recorded = gc::recorded(&self.host)?;
+        if !pods.synced {
+            let known = recorded.iter().cloned().chain(wished.keys().map(|uid| (*uid).to_owned())).collect();
+            let addresses =
+                listed.iter().filter_map(|pod| pod.get_str("status.podIP")?.parse().ok()).collect();
+            let found = gc::find(&self.host, &known, &addresses)?;
+            pods.synced = true;
+            tokio::spawn(gc::sweep(Arc::clone(&self.host), found));
+        }
         for uid in &recorded {
             if !wished.contains_key(uid.as_str()) {
                 self.wish(&mut pods, uid, Wish::Gone)?;
@@ -138,14 +146,6 @@ impl Agent {
             if !wished.contains_key(uid.as_str()) {
                 entry.handle.wish.send_replace(Wish::Gone);
             }
-        }
-        if !pods.synced {
-            pods.synced = true;
-            let host = Arc::clone(&self.host);
-            let known = recorded.into_iter().chain(wished.keys().map(|uid| (*uid).to_owned())).collect();
-            let addresses =
-                listed.iter().filter_map(|pod| pod.get_str("status.podIP")?.parse().ok()).collect();
-            tokio::spawn(async move { gc::sweep(host, known, addresses).await });
         }
         Ok(())
     }

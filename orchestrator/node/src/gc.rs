@@ -19,117 +19,108 @@ pub fn recorded(host: &Host) -> Result<BTreeSet<String>> {
     names(&host.yard.pods_dir())
 }
 
-/// Removes what belongs to none of the `known` uids. Goes on past failures, and logs them.
-pub async fn sweep(host: Arc<Host>, known: BTreeSet<String>, addresses: BTreeSet<Ipv4Addr>) {
-    let report = |what: &str, outcome: Result<Vec<String>>| match outcome {
-        Ok(swept) if swept.is_empty() => {}
-        Ok(swept) => tracing::info!(what, ?swept, "swept leftovers"),
-        Err(error) => tracing::warn!(what, error = %error.chain(), "sweep leftovers"),
-    };
-    report("cgroups", cgroups(&host, &known).await);
-    report("links", links(&host, &known, &addresses).await);
-    let shared = Arc::clone(&host);
-    let kept = known.clone();
-    report("snapshots", blocking(move || snapshots(&shared, &kept)).await);
-    let shared = Arc::clone(&host);
-    let kept = known.clone();
-    report("emptyDirs", blocking(move || ephemeral(&shared, &kept)).await);
-    report("logs", blocking(move || logs(&host, &known)).await);
+/// What a crash left and belongs to no known pod.
+///
+/// Found before the first worker starts, and only this is removed later: a pod that comes meanwhile has another uid.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Leftovers {
+    cgroups: Vec<String>,
+    snapshots: Vec<String>,
+    ephemeral: Vec<String>,
+    logs: Vec<String>,
 }
 
-async fn cgroups(host: &Host, known: &BTreeSet<String>) -> Result<Vec<String>> {
-    let mut swept = Vec::new();
+/// Finds what belongs to none of the `known` uids; removes half-made directories and links at once, because a new
+/// pod may get their names or addresses. Blocks; call it before any worker starts.
+///
+/// # Errors
+/// What cannot be read.
+pub fn find(host: &Host, known: &BTreeSet<String>, addresses: &BTreeSet<Ipv4Addr>) -> Result<Leftovers> {
+    let mut found = Leftovers::default();
     // Shims first: they must not start anything while their pod is fenced.
     for (parent, prefix) in [(host.yard.shims_cgroup(), ""), (host.yard.pods_cgroup(), "pod")] {
         for name in host.cgroup(&parent)?.children().map_err(from_runtime)? {
-            let Some(uid) = name.strip_prefix(prefix) else { continue };
-            if known.contains(uid) {
-                continue;
+            if name.strip_prefix(prefix).is_some_and(|uid| !known.contains(uid)) {
+                found.cgroups.push(format!("{parent}/{name}"));
             }
-            let path = format!("{parent}/{name}");
-            host.fence(&path).await?;
-            host.cgroup(&path)?.remove().map_err(from_runtime)?;
-            swept.push(path);
         }
     }
-    Ok(swept)
+    let mut halves = host.snapshots.sweep().map_err(from_rootfs)?;
+    halves.extend(host.volumes.sweep().map_err(from_rootfs)?);
+    let keys = host.snapshots.list().map_err(from_rootfs)?;
+    found.snapshots =
+        keys.into_iter().filter(|key| !known.contains(key.split('.').next().unwrap_or(""))).collect();
+    found.ephemeral =
+        names(&host.yard.ephemeral_dir())?.into_iter().filter(|uid| !known.contains(uid)).collect();
+    for name in names(&host.yard.log_dir)? {
+        let uid = name.rsplit('_').next().unwrap_or("");
+        if !known.contains(uid) && host.yard.owns(&host.yard.log_dir.join(&name)) {
+            found.logs.push(name);
+        }
+    }
+    halves.extend(links(host, known, addresses)?);
+    if !halves.is_empty() {
+        tracing::info!(swept = ?halves, "leftovers");
+    }
+    Ok(found)
 }
 
-async fn links(
-    host: &Arc<Host>,
-    known: &BTreeSet<String>,
-    addresses: &BTreeSet<Ipv4Addr>,
-) -> Result<Vec<String>> {
-    let network = Arc::clone(&host.network);
-    let (there, routed) = blocking(move || {
-        Ok((network.attachments().map_err(from_netns)?, network.routed_addresses().map_err(from_netns)?))
-    })
-    .await?;
+/// Removes what was found. Goes on past failures, and logs them.
+pub async fn sweep(host: Arc<Host>, found: Leftovers) {
+    let report = |what: &str, outcome: Result<()>| match outcome {
+        Ok(()) => tracing::info!(what, "leftover removed"),
+        Err(error) => tracing::warn!(what, error = %error.chain(), "remove leftover"),
+    };
+    for path in &found.cgroups {
+        let outcome = match host.fence(path).await {
+            Ok(()) => host.cgroup(path).and_then(|cgroup| cgroup.remove().map_err(from_runtime)),
+            Err(error) => Err(error),
+        };
+        report(path, outcome);
+    }
+    let outcome = blocking(move || {
+        for key in &found.snapshots {
+            report(key, host.snapshots.remove(key).map_err(from_rootfs));
+        }
+        for uid in &found.ephemeral {
+            report(uid, crate::volumes::remove(&host.yard.pod(uid)));
+        }
+        for name in &found.logs {
+            report(name, crate::boot::remove_tree(&host.yard.log_dir.join(name)));
+        }
+        Ok(())
+    });
+    if let Err(error) = outcome.await {
+        tracing::warn!(error = %error.chain(), "remove leftovers");
+    }
+}
+
+fn links(host: &Host, known: &BTreeSet<String>, addresses: &BTreeSet<Ipv4Addr>) -> Result<Vec<String>> {
+    let there = host.network.attachments().map_err(from_netns)?;
+    let routed = host.network.routed_addresses().map_err(from_netns)?;
     // Pods that were recorded have their address in the record.
     let of_records = |uid: &String| crate::record::Book::load(host.yard.pod(uid)).ok()?.record()?.pod_ip;
+    let is_known = |link: &netns::Attachment| match &link.owner {
+        Some(uid) => known.contains(uid),
+        // A crash came before it was marked; it is on our bridge, in our namespace.
+        None => known.iter().any(|uid| host.yard.pod(uid).link() == link.link),
+    };
     let mut kept: BTreeSet<Ipv4Addr> = known.iter().filter_map(of_records).collect();
     kept.extend(addresses);
-    kept.extend(
-        there
-            .iter()
-            .filter(|link| link.owner.as_ref().is_some_and(|uid| known.contains(uid)))
-            .filter_map(|link| link.address),
-    );
-    let names: BTreeSet<String> = known.iter().map(|uid| host.yard.pod(uid).link()).collect();
-    let mut doomed: Vec<netns::Attachment> = there
-        .into_iter()
-        .filter(|link| match &link.owner {
-            Some(uid) => !known.contains(uid),
-            // A crash came before it was marked; it is on our bridge, in our namespace.
-            None => !names.contains(&link.link),
-        })
-        .collect();
+    kept.extend(there.iter().filter(|link| is_known(link)).filter_map(|link| link.address));
+    let mut doomed: Vec<netns::Attachment> = there.into_iter().filter(|link| !is_known(link)).collect();
     for address in routed.into_iter().filter(|address| !kept.contains(address)) {
         if !doomed.iter().any(|link| link.address == Some(address)) {
             doomed.push(netns::Attachment { link: String::new(), owner: None, address: Some(address) });
         }
     }
-    let mut swept = Vec::new();
-    for link in doomed {
-        swept.push(format!("{} {:?}", link.link, link.address));
-        host.detacher.detach(link).await?;
+    if doomed.is_empty() {
+        return Ok(vec![]);
     }
-    Ok(swept)
-}
-
-fn snapshots(host: &Host, known: &BTreeSet<String>) -> Result<Vec<String>> {
-    let mut swept = host.snapshots.sweep().map_err(from_rootfs)?;
-    for key in host.snapshots.list().map_err(from_rootfs)? {
-        let uid = key.split('.').next().unwrap_or("");
-        if !known.contains(uid) {
-            host.snapshots.remove(&key).map_err(from_rootfs)?;
-            swept.push(key);
-        }
-    }
-    swept.extend(host.volumes.sweep().map_err(from_rootfs)?);
-    Ok(swept)
-}
-
-fn ephemeral(host: &Host, known: &BTreeSet<String>) -> Result<Vec<String>> {
-    let mut swept = Vec::new();
-    for uid in names(&host.yard.ephemeral_dir())?.into_iter().filter(|uid| !known.contains(uid)) {
-        crate::volumes::remove(&host.yard.pod(&uid))?;
-        swept.push(uid);
-    }
-    Ok(swept)
-}
-
-fn logs(host: &Host, known: &BTreeSet<String>) -> Result<Vec<String>> {
-    let mut swept = Vec::new();
-    for name in names(&host.yard.log_dir)? {
-        let uid = name.rsplit('_').next().unwrap_or("");
-        let dir = host.yard.log_dir.join(&name);
-        if !known.contains(uid) && host.yard.owns(&dir) {
-            crate::boot::remove_tree(&dir)?;
-            swept.push(name);
-        }
-    }
-    Ok(swept)
+    let outcome = host.network.detach_many(&doomed);
+    outcome
+        .map_err(|errors| Error::new(crate::error::Kind::Internal, format!("detach leftovers: {errors}")))?;
+    Ok(doomed.into_iter().map(|link| format!("{} {:?}", link.link, link.address)).collect())
 }
 
 /// Names of the directories in `dir`; none if it does not exist.
