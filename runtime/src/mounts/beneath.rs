@@ -18,6 +18,9 @@ pub(crate) enum Links {
     Refuse,
 }
 
+/// How often a path is resolved anew because a rename elsewhere made the kernel doubt its answer.
+const ATTEMPTS_MAX: u32 = 128;
+
 /// Opens what is at `path` below `root`, as a place and not for its content.
 pub(crate) fn locate(root: impl AsFd, path: &Path, links: Links) -> Result<OwnedFd> {
     let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
@@ -25,10 +28,10 @@ pub(crate) fn locate(root: impl AsFd, path: &Path, links: Links) -> Result<Owned
         resolve |= ResolveFlags::NO_SYMLINKS;
     }
     let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let mut attempts = 0..ATTEMPTS_MAX;
     loop {
         match openat2(root.as_fd(), path, flags, Mode::empty(), resolve) {
-            // A rename elsewhere made the kernel doubt its answer.
-            Err(rustix::io::Errno::AGAIN) => {}
+            Err(rustix::io::Errno::AGAIN) if attempts.next().is_some() => {}
             other => return other.call(|| format!("openat2(root, {path:?}, IN_ROOT)")),
         }
     }

@@ -275,3 +275,10 @@ pub fn own_mount_namespace() {
     let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
 }
+
+/// The mounts of this mount namespace. They may become fewer by themselves: removing the directory that one is on,
+/// in another namespace, takes it away in all.
+pub fn mount_table() -> std::collections::BTreeSet<String> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    table.lines().map(str::to_owned).collect()
+}
