@@ -12,6 +12,9 @@ use crate::draft::{After, Draft};
 use crate::index::{is_finished, pod_claims};
 use crate::{PERMANENT_NAMESPACES, Registry};
 
+/// Marks the class of claims that name none.
+const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
+
 /// Keeps a claim while pods use it.
 pub(crate) const PROTECTION: &str = "kubernetes.io/pvc-protection";
 
@@ -27,7 +30,15 @@ impl<S: Store> Registry<S> {
                 object.set("spec.finalizers", json!(["kubernetes"]));
                 set_label(object, "kubernetes.io/metadata.name", &draft.key.name);
             }
-            ("", "persistentvolumeclaims") => add_finalizer(object, PROTECTION),
+            ("", "persistentvolumeclaims") => {
+                add_finalizer(object, PROTECTION);
+                // An empty name is a wish too: no class at all.
+                if object.get("spec.storageClassName").is_none()
+                    && let Some(class) = self.default_storage_class()
+                {
+                    object.set("spec.storageClassName", class);
+                }
+            }
             ("", "services") => self.allocate_virtual_ip(None, draft)?,
             ("", "events") => {
                 let surplus = self.index(|index| index.surplus_events(self.events_max));
@@ -37,6 +48,18 @@ impl<S: Store> Registry<S> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// The class of claims that name none: the newest one that says so. Source: Kubernetes, "Default StorageClass".
+    fn default_storage_class(&self) -> Option<String> {
+        let (_, records) =
+            self.store.list(api::resource_by_plural("storage.k8s.io", "storageclasses")?, None);
+        let classes = records.iter().map(store::Record::object);
+        let is_default = |class: &Object| class.annotation(DEFAULT_CLASS) == Some("true");
+        let newest = classes
+            .filter(is_default)
+            .max_by_key(|class| (class.creation_timestamp(), class.name().to_owned()));
+        newest.map(|class| class.name().to_owned())
     }
 
     /// Completes the draft of a changed object.

@@ -37,7 +37,7 @@ fn with(change: impl FnOnce(&mut Config)) -> Fixture {
 }
 
 pub(crate) fn resource(plural: &str) -> &'static Resource {
-    ["", "apps"].iter().find_map(|group| resource_by_plural(group, plural)).unwrap()
+    ["", "apps", "storage.k8s.io"].iter().find_map(|group| resource_by_plural(group, plural)).unwrap()
 }
 
 pub(crate) fn pod_json(name: &str) -> Value {
@@ -791,4 +791,22 @@ fn verbs_can_run_on_any_thread() {
     is_send(registry.create(resource("pods"), "default", Value::Null, &WriteOptions::default()));
     is_send(registry.delete(&key, &DeleteOptions::default()));
     is_send(registry.bind(&key, None, "node-0", None));
+}
+
+#[test]
+fn a_claim_that_names_no_class_gets_the_default_one() {
+    let registry = registry();
+    let without = create(&registry, "persistentvolumeclaims", claim_json("early"));
+    assert_eq!(without.get_str("spec.storageClassName"), None);
+    let class = json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "podyard.io/host",
+        "metadata": {"name": "host", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+    });
+    create(&registry, "storageclasses", class);
+    let with = create(&registry, "persistentvolumeclaims", claim_json("late"));
+    assert_eq!(with.get_str("spec.storageClassName"), Some("host"));
+    let mut by_hand = claim_json("by-hand");
+    by_hand["spec"]["storageClassName"] = "".into();
+    let by_hand = create(&registry, "persistentvolumeclaims", by_hand);
+    assert_eq!(by_hand.get_str("spec.storageClassName"), Some(""), "no class is a wish too");
 }
