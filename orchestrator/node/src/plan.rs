@@ -151,6 +151,11 @@ impl Step {
         }
     }
 
+    /// Whether it only asks processes to end: that they have ended is another event.
+    pub fn is_signal(&self) -> bool {
+        matches!(self, Step::Terminate | Step::Kill | Step::TerminateContainer(_) | Step::KillContainer(_))
+    }
+
     /// What it does to the kernel, in words for people.
     pub fn effect(&self) -> &'static str {
         match self {
@@ -216,7 +221,11 @@ impl Plan {
 pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
     match desired.wanted {
         Wanted::Present if observed.shim == Shim::Dead => lost(observed),
-        Wanted::Present if desired.finished || outcome(desired, observed).is_some() => release(observed),
+        Wanted::Present if desired.finished || outcome(desired, observed).is_some() => {
+            // Sidecars outlive the main containers; a pod that is called finished may run: neither for long.
+            let runs = matches!(observed.shim, Shim::Alive { .. }) && living(observed).next().is_some();
+            if runs { kill(now) } else { release(observed) }
+        }
         Wanted::Present => start(desired, observed, now),
         Wanted::Stopping { kill_at } => stop(desired, observed, kill_at, now),
         Wanted::Gone => stop(desired, observed, now, now),
@@ -398,24 +407,15 @@ fn lost(observed: &Observed) -> Plan {
 
 fn stop(desired: &Desired, observed: &Observed, kill_at: Timestamp, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
-    let running = || {
-        observed
-            .attempts
-            .values()
-            .flatten()
-            .filter(|attempt| matches!(attempt.state, State::Created | State::Running { .. }))
-    };
     // Nobody to ask nicely if the shim died or is not there: the fence does it.
-    if matches!(observed.shim, Shim::Alive { .. }) && running().next().is_some() {
+    if matches!(observed.shim, Shim::Alive { .. }) && living(observed).next().is_some() {
         if now >= kill_at {
-            plan.steps.push(Step::Kill);
-            plan.wake(now.saturating_add(KILL_RETRY).unwrap_or(Timestamp::MAX));
-        } else {
-            if running().any(|attempt| !attempt.term_sent) {
-                plan.steps.push(Step::Terminate);
-            }
-            plan.wake(kill_at);
+            return kill(now);
         }
+        if living(observed).any(|attempt| !attempt.term_sent) {
+            plan.steps.push(Step::Terminate);
+        }
+        plan.wake(kill_at);
         return plan;
     }
     plan = release(observed);
@@ -426,6 +426,17 @@ fn stop(desired: &Desired, observed: &Observed, kill_at: Timestamp, now: Timesta
         plan.steps.push(Step::Finish);
     }
     plan
+}
+
+/// Runs that have a process.
+fn living(observed: &Observed) -> impl Iterator<Item = &Attempt> {
+    let runs = observed.attempts.values().flatten();
+    runs.filter(|attempt| matches!(attempt.state, State::Created | State::Running { .. }))
+}
+
+fn kill(now: Timestamp) -> Plan {
+    let again = now.saturating_add(KILL_RETRY).unwrap_or(Timestamp::MAX);
+    Plan { steps: vec![Step::Kill], wake_at: Some(again) }
 }
 
 /// Takes away everything but the record and the exit records.

@@ -305,3 +305,16 @@ fn a_directory_that_a_crash_left_without_its_record_goes_too() {
     want.wanted = Wanted::Gone;
     check(&want, &Observed { directory: true, ..Observed::default() }, 0, &["unrecord"], None);
 }
+
+#[test]
+fn what_runs_on_in_a_finished_pod_is_killed_before_it_is_released() {
+    let mut want = desired(RestartPolicy::Never, &["a"]);
+    want.finished = true;
+    let seen = with(up(), "a", vec![attempt(0, running())]);
+    check(&want, &seen, 0, &["kill"], Some(1));
+    want.finished = false;
+    want.containers
+        .insert(0, Container { name: "s".into(), role: Role::Sidecar, restart: RestartPolicy::Always });
+    let seen = with(with(up(), "a", vec![attempt(0, exited(0, 0, 1))]), "s", vec![attempt(0, running())]);
+    check(&want, &seen, 1, &["kill"], Some(2));
+}

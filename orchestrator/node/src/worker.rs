@@ -220,6 +220,10 @@ impl Worker {
                 self.end(desired);
                 return Ok(Next::Done);
             }
+            if steps.iter().all(Step::is_signal) {
+                // What was signalled rings when it ends.
+                return Ok(Next::Wait(wake_at));
+            }
             if self.wishes.has_changed().unwrap_or(true) && desired.wanted == Wanted::Present {
                 // A newer wish may want less.
                 return Ok(Next::Wait(Some(Timestamp::now())));
