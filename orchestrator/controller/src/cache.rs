@@ -137,6 +137,11 @@ impl Cache {
         old
     }
 
+    /// Takes in that nothing is known of a key any more.
+    pub fn drop(&mut self, key: &Key) {
+        self.take(key);
+    }
+
     fn take(&mut self, key: &Key) -> Option<Arc<Object>> {
         let old = self.objects.remove(key)?;
         self.by_uid.remove(old.uid());

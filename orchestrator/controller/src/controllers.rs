@@ -38,7 +38,7 @@ struct Flight {
     reads: u32,
     /// The last deletion of the kind that was told of before it was made.
     last_deletion: u64,
-    /// A list began after it was made: what its answer shows may be older than the list.
+    /// A list began after it was made: what its answer shows may be older than the list, or newer.
     is_stale: bool,
 }
 
@@ -70,6 +70,8 @@ pub struct Controllers {
     is_synced: bool,
     /// What the list under way has named.
     listed: BTreeSet<Key>,
+    /// Answers that came while a list was under way.
+    deferred: Vec<(u64, Result<Option<Object>, Error>)>,
     /// What was last asked for by [`Effect::WakeAt`].
     wake: Option<Timestamp>,
 }
@@ -103,7 +105,13 @@ impl Controllers {
             Input::Listing => self.begin_list(),
             Input::Changed(object) => self.changed(object),
             Input::Deleted(object) => self.deleted(&object),
-            Input::Synced => self.end_list(),
+            Input::Synced => {
+                self.end_list();
+                for (id, result) in std::mem::take(&mut self.deferred) {
+                    self.done(id, result, now, rng, &mut effects);
+                }
+            }
+            Input::Done { id, result } if !self.is_synced => self.deferred.push((id, result)),
             Input::Done { id, result } => self.done(id, result, now, rng, &mut effects),
             // A timer that went off early is set again.
             Input::Tick => self.wake = None,
@@ -133,12 +141,10 @@ impl Controllers {
 
     fn end_list(&mut self) {
         let listed = std::mem::take(&mut self.listed);
-        let unlisted = self.cache.all().filter(|(key, _)| !listed.contains(key));
-        let unlisted: Vec<(Key, String)> =
-            unlisted.map(|(key, object)| (key.clone(), object.uid().into())).collect();
-        for (key, uid) in unlisted {
-            self.cache.remove(&key, &uid, None);
-        }
+        let unlisted = self.cache.all().map(|(key, _)| key).filter(|key| !listed.contains(key));
+        let unlisted: Vec<Key> = unlisted.cloned().collect();
+        // Not known any more is not known to be gone: a list may be older than what an answer has shown.
+        unlisted.iter().for_each(|key| self.cache.drop(key));
         self.is_synced = true;
         // Level, not edge: everything is looked at, whatever was known before.
         self.queue.clear();
@@ -247,9 +253,11 @@ impl Controllers {
         if let Call::Bind { .. } = flight.call {
             self.assumed.remove(&key);
         }
-        let mut is_failed = result.is_err() || flight.is_stale;
+        if flight.is_stale {
+            return self.doubt(flight, key, effects);
+        }
+        let mut is_failed = result.is_err();
         match (&flight.call, result) {
-            (_, Ok(_) | Err(_)) if flight.is_stale => {}
             (Call::Read { uid, .. }, Ok(Some(object))) => {
                 if let Some(uid) = uid.as_deref().filter(|uid| *uid != object.uid()) {
                     let uid = uid.to_owned();
@@ -310,19 +318,25 @@ impl Controllers {
                 {
                     self.tell(&complaint.with(&error.message), now, effects);
                 }
-                if flight.item.is_some() {
-                    if let Some(batch) = flight.item.as_ref().and_then(|item| self.batches.get_mut(item)) {
-                        batch.is_failed = true;
-                    }
-                    let uid = self.cache.get(&key).map(|known| known.uid().to_owned());
-                    let call = Call::Read { key, uid };
-                    return self.launch(Flight { call, note: None, complaint: None, ..flight }, effects);
-                }
+                return self.doubt(flight, key, effects);
             }
         }
         if let Some(item) = flight.item {
             self.land(item, is_failed, now, rng);
         }
+    }
+
+    /// An answer that does not say what is: the store is asked, and the item waits.
+    fn doubt(&mut self, flight: Flight, key: Key, effects: &mut Vec<Effect>) {
+        let Some(batch) = flight.item.as_ref().and_then(|item| self.batches.get_mut(item)) else { return };
+        batch.is_failed = true;
+        let uid = match flight.call {
+            // Asked about an incarnation that need not be known.
+            Call::Read { uid, .. } => uid,
+            _ => self.cache.get(&key).map(|known| known.uid().to_owned()),
+        };
+        let read = Flight::new(Call::Read { key, uid });
+        self.launch(Flight { item: flight.item, ..read }, effects);
     }
 
     /// One of the item's calls is answered; the last one gives the item back.
@@ -507,14 +521,25 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_from_before_a_list_shows_nothing() {
-        let mut bench = Bench::synced(&[set(1, json!({}))]);
-        let pod = created(&bench, 3);
-        bench.step(Input::Listing);
-        bench.tell(&set(2, json!({"spec": {"replicas": 0}})));
-        bench.step(Input::Synced);
-        bench.answer(Ok(Some(pod.clone())));
-        assert!(bench.controllers.cache().get(&pod.key()).is_none(), "the list did not name it");
+    fn an_answer_from_before_a_list_is_doubted_and_the_item_waits() {
+        for is_late in [false, true] {
+            let mut bench = Bench::synced(&[set(1, json!({}))]);
+            let pod = created(&bench, 3);
+            bench.step(Input::Listing);
+            if !is_late {
+                bench.answer(Ok(Some(pod.clone())));
+                assert_eq!(bench.asked(), [""; 0]);
+            }
+            bench.tell(&set(2, json!({"spec": {"replicas": 2}})));
+            bench.step(Input::Synced);
+            if is_late {
+                bench.answer(Ok(Some(pod.clone())));
+            }
+            assert_eq!(bench.asked(), [format!("read {}", pod.key())], "the list did not name it");
+            bench.answer(Ok(Some(pod)));
+            bench.wait();
+            assert_eq!(bench.asked().iter().filter(|call| call.starts_with("create pods")).count(), 1);
+        }
     }
 
     #[test]

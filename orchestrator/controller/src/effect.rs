@@ -9,7 +9,8 @@ use api::{Error, Key, Object, Part, Timestamp};
 /// Something the controllers are told.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// A list of everything begins; until [`Input::Synced`] nothing acts. The state before the first list is this one.
+    /// A list of everything is about to be read; until [`Input::Synced`] nothing acts. The state before the first list
+    /// is this one.
     Listing,
     /// An object is as given, in the list or by the watch. Old news and repetitions do no harm.
     Changed(Arc<Object>),

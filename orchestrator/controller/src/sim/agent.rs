@@ -12,7 +12,7 @@ use super::faults::happens;
 use super::kernel::Process;
 use super::mutant::Mutant;
 use super::user::is_broken;
-use super::world::{Event, World};
+use super::world::World;
 use super::{Violation, now};
 use crate::kinds::{CLAIMS, PODS, VOLUMES};
 use crate::pod;
@@ -35,7 +35,7 @@ impl World {
             // Dies here; what it had in mind is lost, what runs runs on.
             let back = self.time + self.rng.random_range(500..5_000);
             self.agents_down_until[node] = back;
-            self.schedule(back, Event::Agent(node));
+            self.alarm(back, node);
             self.say(format_args!("{} agent down", node_name(node)));
             return Ok(());
         }
@@ -105,7 +105,7 @@ impl World {
             let handle = volume.get_str("spec.csi.volumeHandle").unwrap_or(volume.name()).to_owned();
             if self.kernel.holder(&handle).is_some() {
                 let later = self.time + 500;
-                self.schedule(later, Event::Agent(node));
+                self.alarm(later, node);
                 return Ok(());
             }
             claims.insert(handle, claim.uid().to_owned());
@@ -121,7 +121,7 @@ impl World {
             dead_at: None,
         };
         self.kernel.start(pod.uid(), process, &claims)?;
-        self.schedule(ready_at, Event::Agent(node));
+        self.alarm(ready_at, node);
         self.report(pod, "Running", false);
         Ok(())
     }
@@ -136,7 +136,7 @@ impl World {
             self.kernel.reap(uid);
             return true;
         }
-        self.schedule(dead_at, Event::Agent(node));
+        self.alarm(dead_at, node);
         false
     }
 
@@ -152,7 +152,7 @@ impl World {
                 process.ready_at = Some(ready_at);
             }
             self.say(format_args!("{} restarts", pod.key()));
-            self.schedule(ready_at, Event::Agent(node));
+            self.alarm(ready_at, node);
             self.report(pod, "Running", false);
         }
     }

@@ -1,6 +1,6 @@
 //! The world: a queue of events in virtual time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ pub enum Event {
     /// Somebody finds out that the watch is not what it should be.
     Relist { life: u64 },
     /// A list that was read earlier reaches the controllers.
-    List { life: u64, objects: Vec<Arc<Object>>, revision: u64 },
+    List { life: u64, number: u64, objects: Vec<Arc<Object>>, revision: u64 },
     /// The controllers start.
     Start,
     /// An agent looks around.
@@ -75,9 +75,12 @@ pub struct World {
     controllers_rng: SmallRng,
     /// Counts the controllers' processes: answers to an earlier one's calls reach nobody.
     life: u64,
+    /// Counts the lists read.
+    lists: u64,
     watch: Option<Watch>,
     is_telling: bool,
-    agents_called: [bool; NODES],
+    /// When agents will look around.
+    agent_alarms: BTreeSet<(i64, usize)>,
     /// Told before, to be told again.
     old: VecDeque<Input>,
     /// Held back, to be told after the next.
@@ -111,9 +114,10 @@ impl World {
             controllers: None,
             controllers_rng: SmallRng::seed_from_u64(seed ^ 0xc0),
             life: 0,
+            lists: 0,
             watch: None,
             is_telling: false,
-            agents_called: [false; NODES],
+            agent_alarms: BTreeSet::new(),
             old: VecDeque::new(),
             held: None,
             rng,
@@ -178,17 +182,18 @@ impl World {
             }
             Event::Relist { life } => {
                 if life == self.life {
-                    self.relist();
+                    self.relist()?;
                 }
             }
-            Event::List { life, objects, revision } => {
-                if life == self.life {
+            Event::List { life, number, objects, revision } => {
+                // A list begun later makes this one pointless.
+                if life == self.life && number == self.lists {
                     self.list(objects, revision)?;
                 }
             }
-            Event::Start => self.start(),
+            Event::Start => self.start()?,
             Event::Agent(node) => {
-                self.agents_called[node] = false;
+                self.agent_alarms.remove(&(self.time, node));
                 self.agent(node)?;
             }
             Event::User => self.act(),
@@ -198,8 +203,8 @@ impl World {
                 self.agents_down_until = [0; NODES];
                 self.mend();
                 self.checker.step(&self.kernel, &view)?;
-                self.relist();
-                (0..NODES).for_each(|node| self.schedule(self.time, Event::Agent(node)));
+                self.relist()?;
+                (0..NODES).for_each(|node| self.alarm(self.time, node));
             }
         }
         self.checker.step(&self.kernel, &view)?;
@@ -217,38 +222,42 @@ impl World {
             self.schedule(at, Event::Tell);
         }
         for node in 0..NODES {
-            if !self.agents_called[node] {
-                self.agents_called[node] = true;
+            // One that looks soon anyway need not be called.
+            let soon = (self.time, 0)..(self.time + 50, 0);
+            if !self.agent_alarms.range(soon).any(|(_, it)| *it == node) {
                 let at = self.time + self.rng.random_range(1..50);
-                self.schedule(at, Event::Agent(node));
+                self.alarm(at, node);
             }
         }
     }
 
     /// The controllers' process starts, knowing nothing.
-    fn start(&mut self) {
+    fn start(&mut self) -> Result<(), Violation> {
         self.life += 1;
         self.controllers = Some(Controllers::new());
-        self.relist();
+        self.relist()
     }
 
     /// Everything is read now, and told later.
-    fn relist(&mut self) {
+    fn relist(&mut self) -> Result<(), Violation> {
         if self.controllers.is_none() {
-            return;
+            return Ok(());
         }
+        self.step(Input::Listing)?;
         let revision = self.registry.store().revision();
         let objects = self.checker.objects().cloned().collect();
         self.watch = None;
         self.old.clear();
         self.held = None;
         let at = self.time + self.rng.random_range(1..200);
-        self.schedule(at, Event::List { life: self.life, objects, revision });
+        self.lists += 1;
+        let (life, number) = (self.life, self.lists);
+        self.schedule(at, Event::List { life, number, objects, revision });
+        Ok(())
     }
 
     fn list(&mut self, objects: Vec<Arc<Object>>, revision: u64) -> Result<(), Violation> {
         self.say(format_args!("list of {} at {revision}", objects.len()));
-        self.step(Input::Listing)?;
         for object in objects {
             self.step(Input::Changed(self.seen(object)))?;
         }
@@ -272,8 +281,7 @@ impl World {
         self.is_telling = false;
         if happens(&mut self.rng, self.faults.relist) {
             self.say(format_args!("the watch breaks"));
-            self.relist();
-            return Ok(());
+            return self.relist();
         }
         let most = self.rng.random_range(1..20);
         for told in 0.. {
@@ -429,6 +437,14 @@ impl World {
     pub(super) fn schedule(&mut self, at: i64, event: Event) {
         self.sequence += 1;
         self.queue.insert((at.max(self.time), self.sequence), event);
+    }
+
+    /// Lets an agent look around then, once.
+    pub(super) fn alarm(&mut self, at: i64, node: usize) {
+        let at = at.max(self.time);
+        if self.agent_alarms.insert((at, node)) {
+            self.schedule(at, Event::Agent(node));
+        }
     }
 
     /// Adds a line to the trace.
