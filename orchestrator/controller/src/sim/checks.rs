@@ -247,11 +247,17 @@ impl Checker {
         for set in self.of(&REPLICASETS) {
             let pods = self.active_pods_of(set);
             let ready = pods.iter().filter(|pod| pod::is_ready(pod)).count();
-            // One made just before the template was mended stays broken: a ReplicaSet does not roll.
-            let broken_images = pods.iter().filter(|pod| is_broken(pod)).count();
+            // One made just before the template was mended stays broken: a ReplicaSet does not roll. One adopted
+            // without its claim does not start.
+            let claims_stay = |pod: &Object| {
+                let mut claims = pod::claims(pod).map(|name| Key::new(*CLAIMS, pod.namespace(), name));
+                claims.all(|key| self.objects.get(&key).is_some_and(|claim| !claim.is_deleting()))
+            };
+            let is_stuck = |pod: &Object| !pod::is_ready(pod) && (is_broken(pod) || !claims_stay(pod));
+            let stuck = pods.iter().filter(|pod| is_stuck(pod)).count();
             let replicas = usize::try_from(set.get_i64("spec.replicas").unwrap_or(1)).unwrap_or(0);
             let told = usize::try_from(set.get_i64("status.readyReplicas").unwrap_or(0)).unwrap_or(0);
-            let counts = (pods.len(), ready + broken_images, told);
+            let counts = (pods.len(), ready + stuck, told);
             if counts != (replicas, replicas, ready) {
                 return broken(format!("{} wants {replicas}, has {counts:?}", set.key()));
             }
@@ -288,9 +294,10 @@ impl Checker {
         Ok(())
     }
 
-    /// A claim that is deleted under a running pod waits for the pod, and under a pod that nobody manages for people.
+    /// A claim that is deleted under a running pod waits for the pod; under one that is not a pet, for people.
     fn is_in_use(&self, key: &Key) -> bool {
-        let stays = |pod: &Object| pod::is_ready(pod) || pod.controller_owner().is_none();
+        let is_pet = |pod: &Object| pod.controller_owner().is_some_and(|it| it.kind == STATEFULSETS.kind);
+        let stays = |pod: &Object| pod::is_ready(pod) || !is_pet(pod);
         let mut pods = self.of(&PODS).filter(|pod| pod.namespace() == key.namespace && stays(pod));
         key.resource == *CLAIMS && pods.any(|pod| pod::claims(pod).any(|name| name == key.name))
     }
