@@ -26,8 +26,8 @@ use crate::effect::{Call, Effect, Input};
 const FAULTS_END: i64 = 60_000;
 /// By when all must be quiet after that.
 const QUIET_BY: i64 = FAULTS_END + 30 * 60_000;
-/// Most events of a world; a world that needs more never rests.
-const EVENTS_MAX: u64 = 15_000;
+/// Most events of a world; a world that needs more never rests. Healthy ones need at most 3,800.
+const EVENTS_MAX: u64 = 6_000;
 /// Start of time, in seconds.
 const EPOCH: i64 = 1_700_000_000;
 
