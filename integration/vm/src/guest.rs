@@ -8,6 +8,10 @@ use nix::mount::{MsFlags, mount};
 /// What the host looks for on the console.
 pub const RESULT: &str = "vm-result:";
 
+/// What the initramfs has besides programs, which are in `usr/bin`.
+pub const DIRECTORIES: [&str; 12] =
+    ["usr", "usr/bin", "usr/lib", "usr/sbin", "dev", "proc", "sys", "tmp", "run", "modules", "etc", "var"];
+
 /// Prepares the machine, runs what the host listed, powers off.
 pub fn init() -> ! {
     let code = match prepare().and_then(|()| run_all()) {
@@ -25,6 +29,9 @@ pub fn init() -> ! {
 
 fn prepare() -> std::io::Result<()> {
     leave_initramfs()?;
+    for name in ["bin", "lib", "sbin"] {
+        std::os::unix::fs::symlink(Path::new("usr").join(name), Path::new("/").join(name))?;
+    }
     for (fs, to) in [
         ("proc", "/proc"),
         ("sysfs", "/sys"),

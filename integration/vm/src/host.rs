@@ -33,6 +33,11 @@ const MODULES: &[&str] = &[
     "nft_hash",
     "nft_limit",
     "nft_reject_inet",
+    "nft_reject_ipv4",
+    "nft_reject_ipv6",
+    "nft_fib_ipv4",
+    "nft_fib_ipv6",
+    "nft_objref",
     "nft_fib_inet",
     "nf_conntrack_netlink",
     "sch_tbf",
@@ -56,14 +61,14 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
     let kernel = kernel(&cache)?;
     let mut list = Vec::new();
     let mut archive = Archive::default();
-    for directory in ["bin", "dev", "proc", "sys", "tmp", "run", "modules", "etc", "var"] {
+    for directory in crate::guest::DIRECTORIES {
         archive.directory(directory);
     }
     archive.file("init", &std::fs::read("/proc/self/exe")?);
     if options.tests {
         for package in &options.packages {
             for (name, path, kind) in build(package)? {
-                archive.file(&format!("bin/{name}"), &std::fs::read(path)?);
+                archive.file(&format!("usr/bin/{name}"), &std::fs::read(path)?);
                 if kind == Program::Other {
                     continue;
                 }
@@ -72,7 +77,7 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
         }
     }
     for (name, path) in &options.files {
-        archive.file(&format!("bin/{name}"), &std::fs::read(path)?);
+        archive.file(&format!("usr/bin/{name}"), &std::fs::read(path)?);
     }
     list.extend(options.runs);
     archive.file("run.list", list.join("\n").as_bytes());

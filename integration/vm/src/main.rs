@@ -9,7 +9,7 @@
 //! the newest `linux-image-cloud-amd64` of the host's package lists, downloaded and unpacked under
 //! `target/vm`, never installed. It is emulated: no KVM needed.
 //!
-//! Further programs: `--file PATH[=NAME]` puts a file into the guest's `/bin`, `--run 'NAME ARG…'`
+//! Further programs: `--file PATH[=NAME]` puts a file into the guest's `/usr/bin`, `--run 'NAME ARG…'`
 //! runs it after the tests (with `--no-tests` instead of them): how a pod with limits is tried.
 
 mod guest;
