@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::{Server, Yard, ask, net, pod_address, root};
+use netns::conntrack::Way;
 use netns::nft::Kernel;
 use netns::{Conntrack, Endpoint, Kind, Namespace, Outcome, Protocol, ServiceTable, Services, VirtualPort};
 
@@ -261,9 +262,23 @@ fn root_rules_stay_readable_by_nft() {
     assert!(status.success());
 }
 
-/// A UDP client that keeps its socket follows a change of endpoints; its other flows stay.
 #[test]
 fn root_udp_flows_to_removed_endpoints_are_forgotten() {
+    udp_flows_to_removed_endpoints_are_forgotten(Way::FilteredDelete);
+}
+
+#[test]
+fn root_udp_flows_to_removed_endpoints_are_forgotten_without_filtered_delete() {
+    udp_flows_to_removed_endpoints_are_forgotten(Way::FilteredList);
+}
+
+#[test]
+fn root_udp_flows_to_removed_endpoints_are_forgotten_without_filters() {
+    udp_flows_to_removed_endpoints_are_forgotten(Way::List);
+}
+
+/// A UDP client that keeps its socket follows a change of endpoints; its other flows stay.
+fn udp_flows_to_removed_endpoints_are_forgotten(way: Way) {
     if !root() {
         return;
     }
@@ -277,6 +292,7 @@ fn root_udp_flows_to_removed_endpoints_are_forgotten() {
     let (one, two) = (server(1), server(2));
     let mut table = table(&yard);
     let mut conntrack = Conntrack::open(yard.node.namespace()).unwrap();
+    conntrack.downgrade(way);
     // Two sockets: two flows from one port to one endpoint would differ in their translated source port.
     let clients = [4000, 4001].map(|port| yard.pods[0].udp((pod_address(0), port).into()).unwrap());
     let receives = |server: &std::net::UdpSocket| server.recv_from(&mut [0; 8]).ok().map(|(_, from)| from);
@@ -297,4 +313,12 @@ fn root_udp_flows_to_removed_endpoints_are_forgotten() {
     second.send_to(b"x", (VIP, 54)).unwrap();
     assert!(receives(&one).is_some(), "not its flow");
     assert_eq!(conntrack.forget(&applied.removed).unwrap(), 1);
+    // Several at once.
+    let applied = table.apply(&services(&[(udp(53), &[1]), (udp(54), &[2])])).unwrap();
+    assert_eq!(conntrack.forget(&applied.removed).unwrap(), 2);
+    first.send_to(b"x", (VIP, 53)).unwrap();
+    assert_eq!(receives(&one), Some((pod_address(0), 4000).into()));
+    second.send_to(b"x", (VIP, 54)).unwrap();
+    assert_eq!(receives(&two), Some((pod_address(0), 4001).into()));
+    println!("asked for {way:?}, the kernel does {:?}", conntrack.way());
 }
