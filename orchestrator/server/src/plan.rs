@@ -141,8 +141,12 @@ fn pods<S: Store>(
         }
         _ => {
             if title.starts_with("service/") && action == "create" {
-                let address = object.get_str("spec.clusterIP").unwrap_or("None");
-                notes.push(format!("virtual IP {address} (chosen again when it is made)"));
+                notes.push(match object.get_str("spec.clusterIP") {
+                    Some(address) if address != "None" => {
+                        format!("virtual IP {address} (chosen again when it is made)")
+                    }
+                    _ => "no virtual IP: clients find its pods themselves".to_owned(),
+                });
             }
             Vec::new()
         }

@@ -23,10 +23,13 @@ pub(super) async fn feed<S: Store>(store: Arc<S>, agent: Arc<Agent>) {
                 }
                 ("pods", EventKind::Deleted) => agent.deleted(&event.record.object()),
                 ("persistentvolumes", EventKind::Deleted) => {
-                    let volume = event.record.object();
-                    if let Err(error) = agent.volume_deleted(&volume) {
-                        error!(volume = volume.name(), error = %error.chain(), "remove the volume's data");
-                    }
+                    let (volume, agent) = (event.record.object(), Arc::clone(&agent));
+                    // A large volume takes its time; the pods do not wait for it.
+                    tokio::task::spawn_blocking(move || {
+                        if let Err(error) = agent.volume_deleted(&volume) {
+                            error!(volume = volume.name(), error = %error.chain(), "remove the volume's data");
+                        }
+                    });
                 }
                 _ => {}
             }
