@@ -12,6 +12,8 @@
 //! | A8 no reliance on global state | |
 
 use integration::harness::{Yard, is_ready, until};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -446,6 +448,50 @@ fn root_c6_modules_degrade_one_at_a_time() {
     );
     yard.ok(&["scale", "rs/web", "--replicas", "3"]);
     yard.ready_count("app=web", 3);
+}
+
+#[test]
+fn root_c6_a_full_disk_leaves_the_rest_at_work() {
+    // In a mount namespace of this thread's, which its children inherit: the data directory is a small disk.
+    if !integration::harness::is_root("c6") {
+        return;
+    }
+    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace for the test");
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("keep mounts to the test");
+    let mut yard = Yard::prepare(PROGRAM, "c6");
+    let data = yard.data_dir();
+    std::fs::create_dir(&data).expect("the data directory");
+    mount(Some("small"), &data, Some("tmpfs"), MsFlags::empty(), Some("size=400m")).expect("a small disk");
+    yard.start_daemon();
+    yard.apply(SERVICE);
+    yard.apply(&replicas(2));
+    yard.ready_count("app=web", 2);
+    let vip = yard.vip("web");
+    await_answers(&yard, &vip, 2);
+    let filler = data.join("filler");
+    let mut file = std::fs::File::create(&filler).expect("the filler");
+    let piece = vec![0_u8; 64 << 10];
+    while std::io::Write::write_all(&mut file, &piece).is_ok() {}
+    // The last page may still take a small object; then it is refused, saying why, and nothing else suffers.
+    let refused = (0..2_000).map(|n| {
+        yard.podyard_with(&["create", "-f", "-"], &pod(&format!("full{n}")).replace("app: web", "app: full"))
+    });
+    let refused = refused.take(200).find(|ran| ran.code != 0).expect("a full disk takes no objects for ever");
+    assert!(refused.stderr.to_lowercase().contains("no space"), "{refused:#?}");
+    await_answers(&yard, &vip, 2);
+    assert_eq!(yard.list(&["pods", "-l", "app=web"]).len(), 2, "what is there can be read");
+    drop(file);
+    std::fs::remove_file(&filler).expect("make room");
+    yard.ok(&["scale", "rs/web", "--replicas", "3"]);
+    yard.ready_count("app=web", 3);
+    let ran = yard.purge();
+    // A mount point cannot be removed; everything in it can.
+    assert!(ran.code == 0 || ran.stderr.to_lowercase().contains("busy"), "{ran:#?}");
+    match umount2(&data, MntFlags::MNT_DETACH) {
+        Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
+        Err(errno) => panic!("take the disk away: {errno}"),
+    }
 }
 
 #[test]

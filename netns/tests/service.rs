@@ -92,7 +92,8 @@ fn root_it_all_works_with_bridge_netfilter_too() {
     }
     let yard = Yard::new(3);
     if yard.node.namespace().run(|| std::fs::write(SYSCTL, "1")).unwrap().is_err() {
-        println!("SKIP: br_netfilter is not loaded");
+        // Straight to the descriptor: the test runner keeps what print macros say of tests that pass.
+        _ = std::io::Write::write_all(&mut std::io::stderr(), b"SKIP: br_netfilter is not loaded\n");
         return;
     }
     let _servers = serve(&yard, &[0, 1]);
@@ -228,7 +229,8 @@ fn root_rules_stay_readable_by_nft() {
         return;
     }
     if Command::new("nft").arg("--version").stdout(Stdio::null()).status().is_err() {
-        println!("SKIP: nft is not installed");
+        // Straight to the descriptor: the test runner keeps what print macros say of tests that pass.
+        _ = std::io::Write::write_all(&mut std::io::stderr(), b"SKIP: nft is not installed\n");
         return;
     }
     let yard = Yard::new(0);

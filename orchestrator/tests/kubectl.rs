@@ -53,7 +53,8 @@ impl Kubectl {
 async fn kubectl_feels_at_home() {
     let there = Command::new("kubectl").args(["version", "--client"]).stdout(Stdio::null()).status().await;
     if !there.is_ok_and(|status| status.success()) {
-        println!("SKIP: needs kubectl");
+        // Straight to the descriptor: the test runner keeps what print macros say of tests that pass.
+        _ = std::io::Write::write_all(&mut std::io::stderr(), b"SKIP: needs kubectl\n");
         return;
     }
     let yard = yard().await;

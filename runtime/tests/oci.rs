@@ -18,7 +18,8 @@ struct Bundle {
 impl Bundle {
     fn new(args: &[&str]) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
-            println!("SKIP: needs root");
+            // Straight to the descriptor: the test runner keeps what print macros say of tests that pass.
+            _ = std::io::Write::write_all(&mut std::io::stderr(), b"SKIP: needs root\n");
             return None;
         }
         static COUNT: AtomicU32 = AtomicU32::new(0);

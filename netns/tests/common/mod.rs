@@ -13,7 +13,8 @@ use netns::{Namespace, Node, NodeNet, PodNet};
 pub fn root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        println!("SKIP: needs root");
+        // Straight to the descriptor: the test runner keeps what print macros say of tests that pass.
+        _ = std::io::Write::write_all(&mut std::io::stderr(), b"SKIP: needs root\n");
     }
     root
 }

@@ -201,7 +201,8 @@ mod tests {
     #[test]
     fn root_objects_become_a_virtual_ip() {
         if !nix::unistd::geteuid().is_root() {
-            println!("SKIP: needs root");
+            // Straight to the descriptor: the test runner keeps what print macros say of tests that pass.
+            _ = std::io::Write::write_all(&mut std::io::stderr(), b"SKIP: needs root\n");
             return;
         }
         let (node, pods) = yard();

@@ -20,7 +20,8 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 pub fn root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        println!("SKIP: needs root");
+        // Straight to the descriptor: the test runner keeps what print macros say of tests that pass.
+        _ = std::io::Write::write_all(&mut std::io::stderr(), b"SKIP: needs root\n");
     }
     root
 }

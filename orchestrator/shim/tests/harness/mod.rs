@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 pub fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        println!("SKIP: needs root");
+        // Straight to the descriptor: the test runner keeps what print macros say of tests that pass.
+        _ = std::io::Write::write_all(&mut std::io::stderr(), b"SKIP: needs root\n");
     }
     root
 }
