@@ -140,7 +140,8 @@ pub(crate) fn exec(
         cgroup: Some(Cgroup::open(cgroup)?),
         parent: Parent::Sibling,
     })?;
-    let process = ProcessName::of(executed.pid)?;
+    // A short program may have ended by now, and the shim, its parent, have reaped it: that is no failure of the exec.
+    let process = ProcessName::of(executed.pid).or_else(|_| ProcessName::ended(executed.pid))?;
     let mut fds = vec![executed.pidfd];
     fds.extend(executed.console);
     Ok((Outcome::Executing { process }, fds))

@@ -19,6 +19,14 @@ impl ProcessName {
         Ok(ProcessName { pid, start_time, boot_id: boot_id()? })
     }
 
+    /// The name of a child that ended, and was reaped, before anybody could look at it: no start time is 0 but init's.
+    ///
+    /// # Errors
+    /// If /proc is not mounted.
+    pub(crate) fn ended(pid: i32) -> std::result::Result<ProcessName, Failure> {
+        Ok(ProcessName { pid, start_time: 0, boot_id: boot_id()? })
+    }
+
     /// Whether this very process is alive or a zombie now.
     #[must_use]
     pub fn exists(&self) -> bool {
@@ -52,6 +60,7 @@ mod tests {
     fn a_process_exists_under_its_own_name_only() {
         let me = ProcessName::of(std::process::id().cast_signed()).unwrap();
         assert!(me.exists());
+        assert!(!ProcessName::ended(me.pid).unwrap().exists());
         assert!(!ProcessName { start_time: me.start_time + 1, ..me }.exists());
     }
 }
