@@ -46,14 +46,18 @@ pub fn find(host: &Host, known: &BTreeSet<String>, addresses: &BTreeSet<Ipv4Addr
         }
     }
     let mut halves = host.snapshots.sweep().map_err(from_rootfs)?;
-    halves.extend(host.volumes.sweep().map_err(from_rootfs)?);
+    // Volumes are the whole yard's: a half-made one may be another node's work under way.
+    if host.yard.whole.is_none() {
+        halves.extend(host.volumes.sweep().map_err(from_rootfs)?);
+    }
     let keys = host.snapshots.list().map_err(from_rootfs)?;
     found.snapshots =
         keys.into_iter().filter(|key| !known.contains(key.split('.').next().unwrap_or(""))).collect();
     found.ephemeral =
         names(&host.yard.ephemeral_dir())?.into_iter().filter(|uid| !known.contains(uid)).collect();
     for name in names(&host.yard.log_dir)? {
-        let uid = name.rsplit('_').next().unwrap_or("");
+        // Logs of further nodes are in a directory whose name has no uid.
+        let Some((_, uid)) = name.rsplit_once('_') else { continue };
         if !known.contains(uid) && host.yard.owns(&host.yard.log_dir.join(&name)) {
             found.logs.push(name);
         }

@@ -21,6 +21,7 @@ pub mod fault;
 pub mod files;
 pub mod gate;
 pub mod gc;
+pub mod hold;
 pub mod host;
 pub mod journal;
 pub mod logs;

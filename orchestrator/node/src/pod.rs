@@ -21,6 +21,7 @@ use crate::boot::{create_dir, write_atomically};
 use crate::desired::Desired;
 use crate::error::{Error, Kind, Result};
 use crate::files;
+use crate::hold;
 use crate::host::{Host, blocking, from_api, from_netns, from_rootfs, from_runtime};
 use crate::observed::{Attempt, Exit, ExitReason, Observed, Shim, State, Volumes};
 use crate::plan::{Run, Step};
@@ -321,10 +322,11 @@ impl Pod {
 
     async fn prepare_volumes(&self, pod: &Object) -> Result<Vec<Effect>> {
         self.book().change(|record| record.volumes = Volumes::Partial)?;
-        let held = volumes::hold(&self.host, pod).await.map_err(|error| error.reason("ContainerCreating"))?;
+        let held = hold::wanted(&self.host, pod).await?;
+        self.book().change(|record| record.held.clone_from(&held))?;
+        hold::hold(&self.host, pod, &held).await?;
         let mut effects: Vec<Effect> =
             held.iter().map(|held| format!("hold claim {} ({})", held.claim, held.uid).into()).collect();
-        self.book().change(|record| record.held = held)?;
         let prepared = volumes::prepare(&self.host, pod, &self.paths).await?;
         effects.extend(prepared.into_iter().map(Effect::from));
         self.book().change(|record| record.volumes = Volumes::Ready)?;
@@ -682,7 +684,7 @@ impl Pod {
         self.book().change(|record| record.volumes = Volumes::Partial)?;
         let mut effects = Vec::new();
         for held in &record.held {
-            volumes::let_go(&self.host, &record.namespace, &record.uid, held).await?;
+            hold::let_go(&self.host, &record.namespace, &record.uid, held).await?;
             effects.push(format!("let claim {} go", held.claim).into());
         }
         let paths = self.paths.clone();

@@ -7,8 +7,9 @@
 //! Only what is ours: cgroups beneath the yard's parent, links with its alias, pins in its run directory, and
 //! directories with its mark. Idempotent; goes on past failures and reports them all.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use netns::{Namespace, Node};
@@ -103,13 +104,23 @@ fn cgroups(yard: &Yard, report: &mut Report) {
     report.note(format!("cgroup {}", yard.cgroup_parent), remove());
 }
 
+/// The pins of the yard's nodes and of their pods.
+fn pins(yard: &Yard) -> Vec<PathBuf> {
+    let mut dirs = vec![yard.netns_dir()];
+    dirs.extend(further_nodes(yard).iter().map(Yard::netns_dir));
+    let entries = dirs.iter().filter_map(|dir| fs::read_dir(dir).ok()).flat_map(Iterator::flatten);
+    entries.map(|entry| entry.path()).collect()
+}
+
+/// The parts of further nodes of which anything is left.
+fn further_nodes(yard: &Yard) -> Vec<Yard> {
+    let dirs = [yard.nodes_run_dir(), yard.nodes_data_dir(), yard.nodes_log_dir()];
+    let names: BTreeSet<String> = dirs.iter().filter_map(|dir| names(dir).ok()).flatten().collect();
+    names.iter().map(|name| yard.of_node(name, yard.pod_cidr)).collect()
+}
+
 fn network(yard: &Yard, report: &mut Report) {
-    let pins: Vec<String> = match fs::read_dir(yard.netns_dir()) {
-        Ok(entries) => {
-            entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-        }
-        Err(_) => vec![],
-    };
+    let pins = pins(yard);
     let links = || -> Result<bool> {
         let open = |path: &Path| match Namespace::open(path) {
             Err(error) if error.kind() == netns::Kind::NotFound => Ok(None),
@@ -127,8 +138,8 @@ fn network(yard: &Yard, report: &mut Report) {
         Ok(outcome == netns::Outcome::Changed)
     };
     report.note(format!("links of {}", yard.link_mark()), links());
-    for pin in pins {
-        let path = yard.netns_dir().join(&pin);
+    for path in pins {
+        let pin = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let outcome = netns::namespace::unpin(&path).map_err(from_netns);
         report.note(
             format!("network namespace {pin}"),
@@ -143,8 +154,12 @@ fn mounts(yard: &Yard, report: &mut Report) {
         Ok(table) => table,
         Err(error) => return report.note("mounts", Err(Error::io("read /proc/self/mountinfo", error))),
     };
-    let ours: Vec<_> =
-        [yard.pods_dir(), yard.ephemeral_dir()].iter().filter_map(|dir| dir.canonicalize().ok()).collect();
+    let nodes = further_nodes(yard);
+    let parts = std::iter::once(yard).chain(&nodes);
+    let ours: Vec<_> = parts
+        .flat_map(|yard| [yard.pods_dir(), yard.ephemeral_dir()])
+        .filter_map(|dir| dir.canonicalize().ok())
+        .collect();
     let mut points: Vec<_> = table.lines().filter_map(mount_point).collect();
     points.retain(|point| ours.iter().any(|dir| point.starts_with(dir)));
     // The last mounted first.

@@ -1,32 +1,17 @@
-//! A pod's volumes: emptyDir, hostPath and claims; and the one law about claims.
-//!
-//! ```text
-//! hold      claim.annotations[podyard.io/holder] = pod uid, at the claim's resource version: one writer wins
-//!           <volumes>/<handle>/claim.json          = claim uid and epoch, durable: an older epoch is refused
-//! use       only then are containers made
-//! let go    only after the pod's cgroup was seen empty
-//! ```
-//!
-//! A holder that is no more (its record and its cgroup are gone from this host) is proved dead by that: on one
-//! kernel nothing of it can run. Its claims may be taken over.
+//! A pod's volumes: emptyDir, hostPath, and the claims that it holds ([`crate::hold`]).
 
 use std::path::{Path, PathBuf};
 
-use api::{Key, Object};
+use api::{Key, Object, holder};
 use rootfs::volume::BindAccess;
 use rootfs::{Claim, Medium};
 use serde_json::Value;
 use shim::protocol::VolumeMount;
 
 use crate::error::{Error, Kind, Result};
-use crate::host::{Host, blocking, from_api, from_rootfs, from_runtime};
-use crate::record::Held;
+use crate::host::{Host, blocking, from_api, from_rootfs};
 use crate::yard::PodPaths;
 
-/// Which pod, by uid, holds a claim.
-pub const HOLDER_ANNOTATION: &str = "podyard.io/holder";
-/// Counts the incarnations that held a claim.
-pub const EPOCH_ANNOTATION: &str = "podyard.io/epoch";
 /// The driver of volumes on this host.
 pub const DRIVER: &str = "podyard.io/host";
 /// Bytes of the shared /dev/shm.
@@ -54,62 +39,6 @@ pub async fn prepare(host: &Host, pod: &Object, paths: &PodPaths) -> Result<Vec<
         }
     }
     Ok(effects)
-}
-
-/// Takes every claim of a pod for it. What is held already stays.
-///
-/// # Errors
-/// `Busy` while a claim is unbound, or another pod holds it and may still run.
-pub async fn hold(host: &Host, pod: &Object) -> Result<Vec<Held>> {
-    let mut held = Vec::new();
-    for name in claim_names(pod) {
-        let key = Key::core("persistentvolumeclaims", pod.namespace(), name.clone());
-        let mut claim = host.upstream.get(key.clone()).await.map_err(|error| config(from_api(error)))?;
-        if claim.get_str("status.phase") != Some("Bound") {
-            return Err(config(Error::new(Kind::Busy, format!("claim {name} is not bound yet"))));
-        }
-        match claim.annotation(HOLDER_ANNOTATION).filter(|holder| !holder.is_empty()) {
-            Some(holder) if holder == pod.uid() => {}
-            Some(holder) if may_run(host, holder)? => {
-                let text = format!("claim {name} is held by pod {holder}, which is not proved to be gone");
-                return Err(config(Error::new(Kind::Busy, text)));
-            }
-            _ => {
-                let epoch = epoch(&claim) + 1;
-                let mut annotations = Value::Object(claim.annotations().clone());
-                annotations[HOLDER_ANNOTATION] = pod.uid().into();
-                annotations[EPOCH_ANNOTATION] = epoch.to_string().into();
-                claim.set("metadata.annotations", annotations);
-                claim = host.upstream.update(claim).await.map_err(|error| config(from_api(error)))?;
-            }
-        }
-        held.push(Held { claim: name, uid: claim.uid().to_owned() });
-    }
-    Ok(held)
-}
-
-/// Lets a claim go, if it is still the one that was held and nobody else took it. The caller has seen the pod's
-/// cgroup empty.
-///
-/// # Errors
-/// What the API says; the caller tries again.
-pub async fn let_go(host: &Host, namespace: &str, uid: &str, held: &Held) -> Result<()> {
-    let key = Key::core("persistentvolumeclaims", namespace, held.claim.clone());
-    let mut claim = match host.upstream.get(key).await {
-        Ok(claim) => claim,
-        Err(error) if error.kind() == api::Kind::NotFound => return Ok(()),
-        Err(error) => return Err(from_api(error)),
-    };
-    if claim.uid() != held.uid || claim.annotation(HOLDER_ANNOTATION) != Some(uid) {
-        return Ok(());
-    }
-    let mut annotations = claim.annotations().clone();
-    annotations.remove(HOLDER_ANNOTATION);
-    claim.set("metadata.annotations", Value::Object(annotations));
-    match host.upstream.update(claim).await {
-        Err(error) if error.kind() == api::Kind::NotFound => Ok(()),
-        other => other.map(|_| ()).map_err(from_api),
-    }
 }
 
 /// Removes the pod's own volumes. The caller has seen the pod's cgroup empty.
@@ -167,29 +96,6 @@ pub async fn mounts(
         });
     }
     Ok(mounts)
-}
-
-/// Names of the claims that a pod uses.
-fn claim_names(pod: &Object) -> Vec<String> {
-    let volumes = pod.get_array("spec.volumes").iter();
-    volumes
-        .filter_map(|volume| volume["persistentVolumeClaim"]["claimName"].as_str().map(str::to_owned))
-        .collect()
-}
-
-fn epoch(claim: &Object) -> u64 {
-    claim.annotation(EPOCH_ANNOTATION).and_then(|epoch| epoch.parse().ok()).unwrap_or(0)
-}
-
-/// Whether anything of the pod with this uid may still run on this host.
-fn may_run(host: &Host, uid: &str) -> Result<bool> {
-    if uid.is_empty() || uid.contains(['/', '.']) {
-        return Ok(false);
-    }
-    let paths = host.yard.pod(uid);
-    let populated =
-        |path: &str| host.cgroup(path).and_then(|cgroup| cgroup.populated().map_err(from_runtime));
-    Ok(paths.record().exists() || populated(&paths.cgroup())? || populated(&paths.shim_cgroup())?)
 }
 
 fn config(error: Error) -> Error {
@@ -260,7 +166,7 @@ fn host_path(path: &Path, kind: &str) -> Result<PathBuf> {
 async fn claimed(host: &Host, pod: &Object, name: &str) -> Result<PathBuf> {
     let get = |key| async { host.upstream.get(key).await.map_err(|error| config(from_api(error))) };
     let claim = get(Key::core("persistentvolumeclaims", pod.namespace(), name)).await?;
-    if claim.annotation(HOLDER_ANNOTATION) != Some(pod.uid()) {
+    if crate::hold::is_exclusive(&claim) && holder::holder(&claim) != Some(pod.uid()) {
         return Err(config(Error::new(Kind::Conflict, format!("claim {name} is not held by this pod"))));
     }
     let volume_name = claim.get_str("spec.volumeName").unwrap_or("").to_owned();
@@ -281,7 +187,7 @@ async fn claimed(host: &Host, pod: &Object, name: &str) -> Result<PathBuf> {
         )));
     }
     let handle = volume.get_str("spec.csi.volumeHandle").unwrap_or(&volume_name).to_owned();
-    let owner = Claim { uid: claim.uid().to_owned(), epoch: epoch(&claim) };
+    let owner = Claim { uid: claim.uid().to_owned(), epoch: holder::epoch(&claim) };
     let volumes = host.volumes.clone();
     blocking(move || volumes.ensure(&handle, &owner).map_err(from_rootfs)).await.map_err(config)
 }

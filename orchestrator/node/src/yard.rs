@@ -8,6 +8,15 @@
 //! links   v<8 hex of uid>
 //! ```
 //!
+//! A further node has the same things in places of its own, so that no sweep of one sees another's ([`Yard::of_node`]):
+//!
+//! ```text
+//! <data>/nodes/<node>   snapshots/ ephemeral/            volumes and images are the yard's
+//! <run>/nodes/<node>    lock boot-id  netns/ pods/  token agent.json agent.log
+//! <logs>/nodes/<node>   <namespace>_<pod>_<uid>/...
+//! cgroup <ours>/nodes/<node>   agent  pods/...  shims/...   killed as one
+//! ```
+//!
 //! Names derive from identity, so a retry collides with itself. A directory without our mark is not ours,
 //! and is neither used nor removed. The run directory belongs to one boot of the machine.
 
@@ -39,6 +48,18 @@ impl Cidr {
     /// Whether the two blocks share an address.
     pub fn overlaps(&self, other: &Cidr) -> bool {
         self.contains(other.network) || other.contains(self.network)
+    }
+
+    /// Whether all of `other` lies in this block.
+    pub fn contains_all(&self, other: &Cidr) -> bool {
+        self.prefix <= other.prefix && self.contains(other.network)
+    }
+
+    /// The block of this prefix length that this one lies in; itself, if it is no longer than that.
+    #[must_use]
+    pub fn widened(&self, prefix: u8) -> Cidr {
+        let wide = Cidr { network: self.network, prefix: self.prefix.min(prefix) };
+        Cidr { network: Ipv4Addr::from(u32::from(self.network) & wide.mask()), ..wide }
     }
 
     /// The `n`th address of the block: 0 is the network itself.
@@ -92,17 +113,33 @@ pub struct Yard {
     pub socket: PathBuf,
     /// Our cgroup under each hierarchy's root: `/podyard`.
     pub cgroup_parent: String,
-    /// Addresses of the first node's pods.
+    /// Addresses of this node's pods.
     pub pod_cidr: Cidr,
+    /// Addresses of all nodes' pods: each node's block is part of it.
+    pub cluster_cidr: Cidr,
     /// Virtual addresses of Services.
     pub service_cidr: Cidr,
-    /// Name of the node that lives in the daemon.
+    /// Name of the node: the one that lives in the daemon, unless this is a further node's part.
     pub node: String,
     /// Program to run as `<binary> shim ...`.
     pub binary: PathBuf,
+    /// The yard's own directories, where this is a further node's part of it.
+    pub whole: Option<Whole>,
 }
 
+/// The directories of a yard that a further node shares with all others.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Whole {
+    /// Its data directory: volumes and images.
+    pub data_dir: PathBuf,
+    /// Its run directory: namespace pins of nodes.
+    pub run_dir: PathBuf,
+}
+
+/// Where further nodes are, in each of a yard's directories and in its cgroup.
+const NODES: &str = "nodes";
 const POD_CIDR: Cidr = Cidr { network: Ipv4Addr::new(10, 244, 0, 0), prefix: 24 };
+const CLUSTER_CIDR: Cidr = Cidr { network: Ipv4Addr::new(10, 244, 0, 0), prefix: 16 };
 const SERVICE_CIDR: Cidr = Cidr { network: Ipv4Addr::new(10, 96, 0, 0), prefix: 16 };
 
 impl Yard {
@@ -117,9 +154,11 @@ impl Yard {
             socket: "/run/podyard/podyard.sock".into(),
             cgroup_parent: "/podyard".into(),
             pod_cidr: POD_CIDR,
+            cluster_cidr: CLUSTER_CIDR,
             service_cidr: SERVICE_CIDR,
             node: "node-0".into(),
             binary: "/proc/self/exe".into(),
+            whole: None,
         }
     }
 
@@ -157,19 +196,86 @@ impl Yard {
         Ok(yard)
     }
 
+    /// A further node's part of this yard: what it shares with others is the same, all else is its own.
+    ///
+    /// `node` is a DNS label ([`is_node_name`]): it becomes part of paths and of cgroup names.
+    #[must_use]
+    pub fn of_node(&self, node: &str, pod_cidr: Cidr) -> Yard {
+        let run_dir = self.nodes_run_dir().join(node);
+        Yard {
+            data_dir: self.data_dir.join(NODES).join(node),
+            log_dir: self.log_dir.join(NODES).join(node),
+            socket: run_dir.join("podyard.sock"),
+            run_dir,
+            cgroup_parent: format!("{}/{node}", self.nodes_cgroup()),
+            pod_cidr,
+            node: node.into(),
+            whole: Some(Whole { data_dir: self.data_dir.clone(), run_dir: self.run_dir.clone() }),
+            ..self.clone()
+        }
+    }
+
+    /// The run directories of further nodes.
+    pub fn nodes_run_dir(&self) -> PathBuf {
+        self.run_dir.join(NODES)
+    }
+
+    /// The layers and ephemeral volumes of further nodes.
+    pub fn nodes_data_dir(&self) -> PathBuf {
+        self.data_dir.join(NODES)
+    }
+
+    /// The logs of further nodes' pods.
+    pub fn nodes_log_dir(&self) -> PathBuf {
+        self.log_dir.join(NODES)
+    }
+
+    /// The cgroup that holds all further nodes.
+    pub fn nodes_cgroup(&self) -> String {
+        format!("{}/{NODES}", self.cgroup_parent)
+    }
+
+    /// The cgroup of a further node's agent.
+    pub fn agent_cgroup(&self) -> String {
+        format!("{}/agent", self.cgroup_parent)
+    }
+
+    /// What a further node's agent shows to the API server, and is asked for. Mode 0600.
+    pub fn token_file(&self) -> PathBuf {
+        self.run_dir.join("token")
+    }
+
+    /// Which process is a further node's agent.
+    pub fn agent_file(&self) -> PathBuf {
+        self.run_dir.join("agent.json")
+    }
+
+    /// What a further node's agent says.
+    pub fn agent_log(&self) -> PathBuf {
+        self.run_dir.join("agent.log")
+    }
+
     /// What our directories are marked with: the yard's name and run directory.
     pub fn mark(&self) -> String {
-        format!("podyard yard {} at {}\n", self.name, self.run_dir.display())
+        format!("podyard yard {} at {}\n", self.name, self.shared_run_dir().display())
     }
 
     /// The durable store.
     pub fn store_dir(&self) -> PathBuf {
-        self.data_dir.join("store")
+        self.shared_data_dir().join("store")
     }
 
     /// The content of images.
     pub fn images_dir(&self) -> PathBuf {
-        self.data_dir.join("images")
+        self.shared_data_dir().join("images")
+    }
+
+    fn shared_data_dir(&self) -> &Path {
+        self.whole.as_ref().map_or(&self.data_dir, |whole| &whole.data_dir)
+    }
+
+    fn shared_run_dir(&self) -> &Path {
+        self.whole.as_ref().map_or(&self.run_dir, |whole| &whole.run_dir)
     }
 
     /// Writable layers of containers.
@@ -179,7 +285,7 @@ impl Yard {
 
     /// Claim volumes, with their identities.
     pub fn volumes_dir(&self) -> PathBuf {
-        self.data_dir.join("volumes")
+        self.shared_data_dir().join("volumes")
     }
 
     /// The emptyDirs of all pods: on disk, because the run directory may be memory.
@@ -194,7 +300,7 @@ impl Yard {
 
     /// The pin of a node's network namespace.
     pub fn node_netns(&self, node: &str) -> PathBuf {
-        self.netns_dir().join(node)
+        self.shared_run_dir().join("netns").join(node)
     }
 
     /// The node's nf_tables table, in the node's own namespace.
@@ -337,6 +443,18 @@ impl PodPaths {
     }
 }
 
+/// Whether a node can have this name: a DNS label. It becomes part of paths, cgroup names and host names.
+pub fn is_node_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let ends = |c: char| c != '-';
+    (1..=63).contains(&name.len())
+        && name.chars().all(allowed)
+        && name.starts_with(ends)
+        && name.ends_with(ends)
+        // The pin of the namespace that plays the host has this name.
+        && name != "host"
+}
+
 /// Refuses a name that cannot be part of a path or cgroup name.
 fn check_name(name: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -360,6 +478,9 @@ mod tests {
         assert_eq!(pods.nth(256), None);
         assert!("0.0.0.0/0".parse::<Cidr>().unwrap().overlaps(&pods));
         assert!(!"10.96.0.0/16".parse::<Cidr>().unwrap().overlaps(&pods));
+        let all: Cidr = "10.244.0.0/16".parse().unwrap();
+        assert_eq!((pods.widened(16), all.widened(24)), (all, all));
+        assert!(all.contains_all(&pods) && pods.contains_all(&pods) && !pods.contains_all(&all));
         for bad in ["", "10.0.0.0", "10.0.0.1/24", "10.0.0.0/33", "x/8"] {
             assert!(bad.parse::<Cidr>().is_err(), "{bad}");
         }
@@ -378,6 +499,35 @@ mod tests {
             Yard::host().container_log(("default", "web-0", "u"), "c", 3),
             Path::new("/var/log/pods/default_web-0_u/c/3.log")
         );
+    }
+
+    #[test]
+    fn a_further_node_has_its_own_places() {
+        let yard = Yard::beneath(Path::new("/t"), "y").unwrap();
+        let node = yard.of_node("n1", "10.244.1.0/24".parse().unwrap());
+        let pod = node.pod("0f8fad5b");
+        assert_eq!(pod.cgroup(), "/podyard-y/nodes/n1/pods/pod0f8fad5b");
+        assert_eq!(pod.shim_cgroup(), "/podyard-y/nodes/n1/shims/0f8fad5b");
+        assert_eq!(node.agent_cgroup(), "/podyard-y/nodes/n1/agent");
+        assert_eq!(pod.dir, Path::new("/t/run/nodes/n1/pods/0f8fad5b"));
+        assert_eq!(pod.volumes_dir(), Path::new("/t/data/nodes/n1/ephemeral/0f8fad5b"));
+        assert_eq!(node.snapshots_dir(), Path::new("/t/data/nodes/n1/snapshots"));
+        assert_eq!(node.log_dir, Path::new("/t/logs/nodes/n1"));
+        assert_eq!(node.lock_file(), Path::new("/t/run/nodes/n1/lock"));
+        // Shared.
+        assert_eq!((node.volumes_dir(), node.images_dir()), (yard.volumes_dir(), yard.images_dir()));
+        assert_eq!(node.node_netns("n1"), Path::new("/t/run/netns/n1"));
+        assert_eq!((node.mark(), node.table()), (yard.mark(), yard.table()));
+    }
+
+    #[test]
+    fn node_names_are_labels() {
+        for good in ["n1", "a", "node-1", "1"] {
+            assert!(is_node_name(good), "{good}");
+        }
+        for bad in ["", "-a", "a-", "a.b", "A", "a/b", "..", "host", &"a".repeat(64)] {
+            assert!(!is_node_name(bad), "{bad}");
+        }
     }
 
     #[test]

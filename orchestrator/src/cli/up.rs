@@ -11,9 +11,12 @@ use super::error::{Error, Outcome};
 pub struct Args {
     #[command(flatten)]
     place: Place,
-    /// Addresses of pods
+    /// Addresses of the first node's pods
     #[arg(long, value_name = "CIDR")]
     pod_cidr: Option<Cidr>,
+    /// Addresses of all nodes' pods [default: the /16 around the first node's]
+    #[arg(long, value_name = "CIDR")]
+    cluster_cidr: Option<Cidr>,
     /// Virtual addresses of services
     #[arg(long, value_name = "CIDR")]
     service_cidr: Option<Cidr>,
@@ -81,6 +84,15 @@ pub fn run(globals: &Globals, args: Args) -> Outcome {
     let mut yard = args.place.yard(globals)?;
     if let Some(cidr) = args.pod_cidr {
         yard.pod_cidr = cidr;
+        yard.cluster_cidr = cidr.widened(16);
+    }
+    if let Some(cidr) = args.cluster_cidr {
+        yard.cluster_cidr = cidr;
+    }
+    if !yard.cluster_cidr.contains_all(&yard.pod_cidr) {
+        let text =
+            format!("--pod-cidr {} is not part of --cluster-cidr {}", yard.pod_cidr, yard.cluster_cidr);
+        return Err(Error::Usage(text));
     }
     if let Some(cidr) = args.service_cidr {
         yard.service_cidr = cidr;
