@@ -23,6 +23,7 @@ const ROOTS: &[&str] = &[
     "EndpointSlice",
     "ReplicaSet",
     "StatefulSet",
+    "ControllerRevision",
     "PersistentVolumeClaim",
     "PersistentVolume",
     "StorageClass",

@@ -251,8 +251,12 @@ fn immutable_fields() {
         &sets(),
         "spec.volumeClaimTemplates",
         Value::Null,
-        &["spec.template.spec.containers[0].volumeMounts[0].name", "spec"],
+        &["spec.template.spec.containers[0].volumeMounts[0].name"],
     );
+    let revision = json!({"metadata": {"name": "r"}, "data": {"spec": {}}, "revision": 1});
+    check("controllerrevision", &revision, "revision", json!(2), &[]);
+    check("controllerrevision", &revision, "revision", json!(-1), &["revision"]);
+    check("controllerrevision", &revision, "data.spec", json!({"a": 1}), &["data"]);
     check("sts", &sets(), "spec.template.spec.containers.0.image", json!("i:2"), &[]);
     let service =
         json!({"metadata": {"name": "s"}, "spec": {"clusterIP": "10.0.0.1", "ports": [{"port": 80}]}});
@@ -297,6 +301,85 @@ fn pets_are_stateful_sets() {
         error.message.starts_with("PetSet.apps \"db\" is invalid: spec.template.metadata.labels"),
         "{error}"
     );
+}
+
+#[test]
+fn claim_templates_grow_and_come_and_go() {
+    let pets = resource_by_any_name("sts").unwrap();
+    let check = |path: &str, value: Value, expect: &[&str]| {
+        let old = create("sts", sets()).unwrap().object;
+        let new = with(old.0.clone(), path, value.clone());
+        assert_eq!(fields(admit_update(pets, &old, new, Part::Main)), expect, "{path} = {value}");
+    };
+    let data = sets()["spec"]["volumeClaimTemplates"][0].clone();
+    let template = |name: &str| {
+        let mut template = data.clone();
+        template["metadata"]["name"] = json!(name);
+        template
+    };
+    let at = "spec.volumeClaimTemplates.0.spec";
+    check(&format!("{at}.resources.requests.storage"), json!("2Gi"), &[]);
+    check(
+        &format!("{at}.resources.requests.storage"),
+        json!("1Mi"),
+        &["spec.volumeClaimTemplates[0].spec.resources.requests.storage"],
+    );
+    check(
+        &format!("{at}.storageClassName"),
+        json!("other"),
+        &["spec.volumeClaimTemplates[0].spec.storageClassName"],
+    );
+    check(
+        &format!("{at}.accessModes"),
+        json!(["ReadWriteMany"]),
+        &["spec.volumeClaimTemplates[0].spec.accessModes"],
+    );
+    check("spec.volumeClaimTemplates.0.metadata.labels", json!({"a": "b"}), &[]);
+    check("spec.volumeClaimTemplates", json!([template("log"), template("data")]), &[]);
+    check(
+        "spec.volumeClaimTemplates",
+        json!([template("data"), template("data")]),
+        &["spec.volumeClaimTemplates[1].metadata.name"],
+    );
+    // What is mounted stays; what is not may go.
+    check(
+        "spec.volumeClaimTemplates",
+        json!([template("log")]),
+        &["spec.template.spec.containers[0].volumeMounts[0].name"],
+    );
+    let mut both = sets();
+    both["spec"]["volumeClaimTemplates"] = json!([template("data"), template("log")]);
+    let old = create("sts", both).unwrap().object;
+    let new = with(old.0.clone(), "spec.volumeClaimTemplates", json!([template("data")]));
+    assert_eq!(fields(admit_update(pets, &old, new, Part::Main)), [""; 0]);
+}
+
+#[test]
+fn rules_of_pets() {
+    let check = |path: &str, value: Value, expect: &[&str]| {
+        let pets = with(sets(), path, value.clone());
+        assert_eq!(fields(create("sts", pets)), expect, "{path} = {value}");
+    };
+    for strategy in ["RollingUpdate", "OnDelete", "Recreate"] {
+        check("spec.updateStrategy", json!({"type": strategy}), &[]);
+    }
+    check("spec.updateStrategy", json!({"type": "Rolling"}), &["spec.updateStrategy.type"]);
+    let rolling = |value: Value| json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": value}});
+    let wrong = ["spec.updateStrategy.rollingUpdate.maxUnavailable"];
+    for value in [json!(1), json!(7), json!("1%"), json!("100%")] {
+        check("spec.updateStrategy", rolling(value), &[]);
+    }
+    for value in [json!(0), json!(-1), json!("0%"), json!("101%"), json!("2"), json!("x%"), json!("-5%")] {
+        check("spec.updateStrategy", rolling(value), &wrong);
+    }
+    check(
+        "spec.updateStrategy",
+        json!({"type": "Recreate", "rollingUpdate": {"partition": 1}}),
+        &["spec.updateStrategy.rollingUpdate"],
+    );
+    let reserved = |text: &str| json!({"podyard.io/reserved-ordinals": text});
+    check("metadata.annotations", reserved("1, 3"), &[]);
+    check("metadata.annotations", reserved("one"), &["metadata.annotations[podyard.io/reserved-ordinals]"]);
 }
 
 #[test]
@@ -371,6 +454,7 @@ fn admission_is_idempotent_and_typed() {
     );
     check::<apps::ReplicaSet>("rs", replica_set);
     check::<apps::StatefulSet>("sts", sets());
+    check::<apps::ControllerRevision>("controllerrevision", json!({"data": {"spec": {}}, "revision": 1}));
     check::<core::PersistentVolumeClaim>("pvc", json!({"spec": claim}));
     check::<core::PersistentVolume>("pv", json!({"spec": volume}));
     check::<storage::StorageClass>("sc", json!({"provisioner": "podyard.io/host"}));

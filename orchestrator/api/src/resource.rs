@@ -157,6 +157,14 @@ pub static RESOURCES: &[Resource] = &[
         ..CORE
     },
     Resource {
+        group: "apps",
+        plural: "controllerrevisions",
+        singular: "controllerrevision",
+        kind: "ControllerRevision",
+        schema: "ControllerRevision",
+        ..CORE
+    },
+    Resource {
         plural: "persistentvolumeclaims",
         singular: "persistentvolumeclaim",
         kind: "PersistentVolumeClaim",

@@ -141,7 +141,7 @@ const IMPLEMENTED: &[(&str, &[&str])] = &[
             "ordinals",
         ],
     ),
-    ("RollingUpdateStatefulSetStrategy", &["partition"]),
+    ("RollingUpdateStatefulSetStrategy", &["partition", "maxUnavailable"]),
     (
         "PersistentVolumeClaimSpec",
         &["accessModes", "resources", "volumeName", "storageClassName", "volumeMode", "selector"],

@@ -45,6 +45,7 @@ pub fn describe(object: &Object, related: &Related<'_>) -> String {
         "Service" => service::service(object, related, &mut lines),
         "ReplicaSet" => workload::replica_set(object, related, &mut lines),
         "StatefulSet" | "PetSet" => workload::stateful_set(object, related, &mut lines),
+        "ControllerRevision" => workload::revision(object, &mut lines),
         "PersistentVolumeClaim" => storage::claim(object, related, &mut lines),
         "PersistentVolume" => storage::volume(object, &mut lines),
         "StorageClass" => storage::class(object, &mut lines),
@@ -52,6 +53,13 @@ pub fn describe(object: &Object, related: &Related<'_>) -> String {
         _ => any(object, &mut lines),
     }
     events(related, &mut lines);
+    lines.finish()
+}
+
+/// The pod template of a set, or of the data of a revision, as `rollout history --revision` prints it.
+pub fn describe_template(owner: &Object) -> String {
+    let mut lines = Lines::default();
+    workload::template(owner, &mut lines);
     lines.finish()
 }
 

@@ -38,9 +38,28 @@ pub(super) fn stateful_set(set: &Object, related: &Related<'_>, lines: &mut Line
     if set.get("spec.updateStrategy.rollingUpdate.partition").is_some() {
         lines.pair(1, "Partition", text(set, "spec.updateStrategy.rollingUpdate.partition"));
     }
+    if set.get("spec.updateStrategy.rollingUpdate.maxUnavailable").is_some() {
+        lines.pair(1, "Max Unavailable", text(set, "spec.updateStrategy.rollingUpdate.maxUnavailable"));
+    }
+    lines.pair(0, "Current Revision", text(set, "status.currentRevision"));
+    lines.pair(0, "Update Revision", text(set, "status.updateRevision"));
     phases(related, lines);
     template(set, lines);
     claims(set, lines);
+}
+
+/// A revision: what a set's pods looked like then.
+pub(super) fn revision(revision: &Object, lines: &mut Lines) {
+    head(revision, lines);
+    labels(revision, 0, lines);
+    annotations(revision, 0, lines);
+    if let Some(owner) = revision.controller_owner() {
+        lines.pair(0, "Controlled By", format!("{}/{}", owner.kind, owner.name));
+    }
+    lines.pair(0, "Revision", text(revision, "revision"));
+    if let Some(data) = revision.get("data") {
+        template(&Object(data.clone()), lines);
+    }
 }
 
 fn phases(related: &Related<'_>, lines: &mut Lines) {
@@ -52,7 +71,7 @@ fn phases(related: &Related<'_>, lines: &mut Lines) {
     lines.pair(0, "Pods Status", shown);
 }
 
-fn template(owner: &Object, lines: &mut Lines) {
+pub(super) fn template(owner: &Object, lines: &mut Lines) {
     lines.line(0, "Pod Template:");
     let meta = |field: &str| owner.get(&format!("spec.template.metadata.{field}")).and_then(Value::as_object);
     lines.pairs(1, "Labels", &map(meta("labels"), "="));

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::{Column, pod};
 use crate::object::Object;
+use crate::resource::resource_for_kind;
 use crate::selector::LabelSelector;
 use crate::time;
 
@@ -50,6 +51,7 @@ const REPLICA_SET: &[Column] = &[
     wide("Selector"),
 ];
 const STATEFUL_SET: &[Column] = &[NAME, text("Ready"), AGE, wide("Containers"), wide("Images")];
+const REVISION: &[Column] = &[NAME, text("Controller"), text("Revision"), AGE];
 const CLAIM: &[Column] = &[
     NAME,
     text("Status"),
@@ -116,6 +118,7 @@ pub(super) fn of(kind: &str) -> (&'static [Column], Cells) {
         "EndpointSlice" => (ENDPOINT_SLICE, endpoint_slice),
         "ReplicaSet" => (REPLICA_SET, replica_set),
         "StatefulSet" => (STATEFUL_SET, stateful_set),
+        "ControllerRevision" => (REVISION, revision),
         "PersistentVolumeClaim" => (CLAIM, claim),
         "PersistentVolume" => (VOLUME, volume),
         "StorageClass" => (CLASS, class),
@@ -236,6 +239,20 @@ fn stateful_set(set: &Object, now: Timestamp) -> Vec<Value> {
     let (containers, images) = template(set);
     let ready = format!("{}/{}", integer(set, "status.readyReplicas"), integer(set, "spec.replicas"));
     vec![name(set), ready.into(), age(set, now), containers, images]
+}
+
+fn revision(revision: &Object, now: Timestamp) -> Vec<Value> {
+    let controller = match revision.controller_owner() {
+        Some(owner) => {
+            let resource = resource_for_kind(&owner.api_version, &owner.kind);
+            let kind = resource.map_or(owner.kind.to_ascii_lowercase(), |it| {
+                if it.group.is_empty() { it.singular.into() } else { format!("{}.{}", it.singular, it.group) }
+            });
+            format!("{kind}/{}", owner.name)
+        }
+        None => "<none>".into(),
+    };
+    vec![name(revision), controller.into(), integer(revision, "revision").into(), age(revision, now)]
 }
 
 fn template(owner: &Object) -> (Value, Value) {

@@ -62,6 +62,13 @@ fn texts() {
         );
     }
     check(
+        "controllerrevisions",
+        json!({"metadata": {"ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web",
+            "uid": "u", "controller": true}]}, "revision": 2, "data": {}}),
+        false,
+        &["NAME CONTROLLER REVISION AGE", "x statefulset.apps/web 2 30s"],
+    );
+    check(
         "pvc",
         json!({"spec": {"volumeName": "pv-1", "storageClassName": "host", "volumeMode": "Filesystem"},
             "status": {"phase": "Bound", "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"]}}),

@@ -2,7 +2,7 @@
 //!
 //! Source: Kubernetes API reference: fields described as immutable or not updatable.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::Causes;
 use crate::object::Object;
@@ -14,21 +14,26 @@ pub(crate) fn change(kind: &str, old: &Object, new: &Object, causes: &mut Causes
         "Pod" => pod(old, new, causes),
         "Service" => service(old, new, causes),
         "ReplicaSet" => fixed(old, new, "spec.selector", causes),
-        "StatefulSet" => only(
-            old,
-            new,
-            "statefulset spec",
-            &[
-                "replicas",
-                "ordinals",
-                "template",
-                "updateStrategy",
-                "revisionHistoryLimit",
-                "persistentVolumeClaimRetentionPolicy",
-                "minReadySeconds",
-            ],
-            causes,
-        ),
+        "StatefulSet" => {
+            only(
+                old,
+                new,
+                "statefulset spec",
+                &[
+                    "replicas",
+                    "ordinals",
+                    "template",
+                    "updateStrategy",
+                    "revisionHistoryLimit",
+                    "persistentVolumeClaimRetentionPolicy",
+                    "minReadySeconds",
+                    "volumeClaimTemplates",
+                ],
+                causes,
+            );
+            claim_templates(old, new, causes);
+        }
+        "ControllerRevision" => fixed(old, new, "data", causes),
         "PersistentVolumeClaim" => claim(old, new, causes),
         "PersistentVolume" => {
             for source in ["hostPath", "local", "csi", "nfs"] {
@@ -124,6 +129,38 @@ fn claim(old: &Object, new: &Object, causes: &mut Causes) {
     }
 }
 
+/// Claim templates may grow, be added, and be removed once no container mounts them; the claims stay. What a claim
+/// that is there cannot follow is refused.
+fn claim_templates(old: &Object, new: &Object, causes: &mut Causes) {
+    const SIZE: &str = "resources.requests.storage";
+    let name = |template: &Value| template["metadata"]["name"].as_str().map(String::from);
+    let before = old.get_array("spec.volumeClaimTemplates");
+    for (index, template) in new.get_array("spec.volumeClaimTemplates").iter().enumerate() {
+        let Some(was) = before.iter().find(|was| name(was) == name(template)) else { continue };
+        let path = format!("spec.volumeClaimTemplates[{index}].spec");
+        let (was, is) = (Object(was["spec"].clone()), Object(template["spec"].clone()));
+        let size = |spec: &Object| spec.get(SIZE).map(quantity_text);
+        if let (Some(was), Some(is)) = (size(&was), size(&is))
+            && quantity::compare(&is, &was).is_some_and(|order| order.is_lt())
+        {
+            causes.forbidden(format!("{path}.{SIZE}"), "field can not be less than previous value");
+        }
+        let mut allowed = was.clone();
+        copy(&is, &mut allowed, SIZE);
+        for field in members(&allowed.0, &is.0) {
+            if allowed.get(&field) != is.get(&field) {
+                let why = "field is immutable; only resources.requests.storage of a claim template may grow";
+                causes.invalid(format!("{path}.{field}"), is.get(&field).cloned().unwrap_or_default(), why);
+            }
+        }
+    }
+}
+
+/// A quantity as text: JSON has numbers, too.
+fn quantity_text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), String::from)
+}
+
 /// Refuses changes of `spec` outside `free`.
 fn only(old: &Object, new: &Object, what: &str, free: &[&str], causes: &mut Causes) {
     let mut allowed = old.clone();
@@ -156,12 +193,17 @@ fn copy(from: &Object, to: &mut Object, path: &str) {
 
 /// Names of the members in which two trees differ.
 fn differences(left: Option<&Value>, right: Option<&Value>) -> String {
-    let empty = Map::new();
-    let members = |value: Option<&Value>| value.and_then(Value::as_object).cloned().unwrap_or(empty.clone());
-    let (left, right) = (members(left), members(right));
-    let mut names: Vec<&String> = left.keys().chain(right.keys()).collect();
+    let (left, right) = (left.unwrap_or(&Value::Null), right.unwrap_or(&Value::Null));
+    let mut names = members(left, right);
+    names.retain(|name| left.get(name) != right.get(name));
+    names.join(", ")
+}
+
+/// Names of the members of two trees.
+fn members(left: &Value, right: &Value) -> Vec<String> {
+    let trees = [left, right].into_iter().filter_map(Value::as_object);
+    let mut names: Vec<String> = trees.flat_map(|tree| tree.keys().cloned()).collect();
     names.sort_unstable();
     names.dedup();
-    names.retain(|name| left.get(*name) != right.get(*name));
-    names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
+    names
 }

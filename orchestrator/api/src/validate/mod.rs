@@ -113,7 +113,11 @@ pub(crate) fn object(kind: &str, object: &Object, causes: &mut Causes) {
         "Service" => service::spec(spec, causes),
         "EndpointSlice" => service::endpoint_slice(root, causes),
         "ReplicaSet" => workload::replica_set(spec, causes),
-        "StatefulSet" => workload::stateful_set(spec, causes),
+        "StatefulSet" => {
+            workload::stateful_set(spec, causes);
+            workload::reserved_ordinals(object, causes);
+        }
+        "ControllerRevision" => workload::revision(root, causes),
         "PersistentVolumeClaim" => storage::claim(spec, "spec", causes),
         "PersistentVolume" => storage::volume(spec, causes),
         "StorageClass" => storage::class(root, causes),

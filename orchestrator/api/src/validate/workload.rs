@@ -3,6 +3,8 @@
 use serde_json::Value;
 
 use super::{Causes, Tree, items, labels, names, pod, storage, text, tree};
+use crate::object::Object;
+use crate::ordinals::{RESERVED_ORDINALS, parse_ordinals};
 
 pub(super) fn replica_set(spec: &Tree, causes: &mut Causes) {
     counts(spec, &["replicas", "minReadySeconds"], causes);
@@ -22,9 +24,9 @@ pub(super) fn stateful_set(spec: &Tree, causes: &mut Causes) {
     causes.one_of("spec.podManagementPolicy", text(spec, "podManagementPolicy"), &policies);
     if let Some(strategy) = tree(spec, "updateStrategy") {
         let kind = text(strategy, "type");
-        causes.one_of("spec.updateStrategy.type", kind, &["RollingUpdate", "OnDelete"]);
+        causes.one_of("spec.updateStrategy.type", kind, &["OnDelete", "Recreate", "RollingUpdate"]);
         if let Some(rolling) = tree(strategy, "rollingUpdate") {
-            if kind == "OnDelete" {
+            if kind != "RollingUpdate" {
                 causes.invalid(
                     "spec.updateStrategy.rollingUpdate",
                     Value::Object(rolling.clone()),
@@ -37,6 +39,7 @@ pub(super) fn stateful_set(spec: &Tree, causes: &mut Causes) {
                 0,
                 i32::MAX.into(),
             );
+            max_unavailable(rolling, causes);
         }
     }
     if let Some(policy) = tree(spec, "persistentVolumeClaimRetentionPolicy") {
@@ -48,8 +51,13 @@ pub(super) fn stateful_set(spec: &Tree, causes: &mut Causes) {
     if let Some(ordinals) = tree(spec, "ordinals") {
         causes.in_range("spec.ordinals.start", ordinals.get("start"), 0, i32::MAX.into());
     }
+    let mut seen = Vec::new();
     for (path, claim) in items(spec, "spec", "volumeClaimTemplates") {
         let name = tree(claim, "metadata").map_or("", |meta| text(meta, "name"));
+        if !name.is_empty() && seen.contains(&name) {
+            causes.duplicate(format!("{path}.metadata.name"), name);
+        }
+        seen.push(name);
         if name.is_empty() {
             causes.required(format!("{path}.metadata.name"));
         } else {
@@ -60,6 +68,47 @@ pub(super) fn stateful_set(spec: &Tree, causes: &mut Causes) {
             None => causes.required(format!("{path}.spec")),
         }
     }
+}
+
+/// A number above 0, or a percentage up to 100%.
+fn max_unavailable(rolling: &Tree, causes: &mut Causes) {
+    let path = "spec.updateStrategy.rollingUpdate.maxUnavailable";
+    match rolling.get("maxUnavailable") {
+        Some(Value::String(text)) => {
+            let number = text.strip_suffix('%').filter(|it| it.bytes().all(|byte| byte.is_ascii_digit()));
+            let percent = number.and_then(|number| number.parse::<u32>().ok());
+            match percent {
+                Some(0) => causes.invalid(path, text.as_str(), "cannot be 0"),
+                Some(1..=100) => {}
+                Some(_) => causes.invalid(path, text.as_str(), "must not be greater than 100%"),
+                None => causes.invalid(
+                    path,
+                    text.as_str(),
+                    "a valid percent string must be a numeric string followed by an ending '%'",
+                ),
+            }
+        }
+        number => causes.in_range(path, number, 1, i32::MAX.into()),
+    }
+}
+
+/// Ordinals that a set leaves out, which Kubernetes has no field for.
+pub(super) fn reserved_ordinals(set: &Object, causes: &mut Causes) {
+    if let Some(text) = set.annotation(RESERVED_ORDINALS)
+        && parse_ordinals(text).is_none()
+    {
+        let path = format!("metadata.annotations[{RESERVED_ORDINALS}]");
+        causes.invalid(path, text, "must be ordinals separated by commas, as in 1,3");
+    }
+}
+
+pub(super) fn revision(revision: &Tree, causes: &mut Causes) {
+    match revision.get("data") {
+        None => causes.required_because("data", "data is mandatory"),
+        Some(Value::Object(_)) => {}
+        Some(other) => causes.invalid("data", other.clone(), "must be an object"),
+    }
+    causes.in_range("revision", revision.get("revision"), 0, i64::MAX);
 }
 
 fn counts(spec: &Tree, fields: &[&str], causes: &mut Causes) {
