@@ -11,6 +11,7 @@ use api::{Key, Object, Resource};
 
 use crate::kinds::PODS;
 use crate::ledger::Ledger;
+use crate::pod;
 
 /// The objects, and the ways to find them.
 #[derive(Debug, Default)]
@@ -19,6 +20,8 @@ pub struct Cache {
     by_uid: BTreeMap<String, Key>,
     /// Uid of an owner, or of a volume's claim, to those that name it.
     dependents: BTreeMap<String, BTreeSet<Key>>,
+    /// The pods bound to each node.
+    on_node: BTreeMap<String, BTreeSet<Key>>,
     /// Owners that are known to be gone. A uid never comes back; forgotten with their last dependent.
     gone: BTreeSet<String>,
     /// The newest deletion the watch told of, by kind.
@@ -68,6 +71,11 @@ impl Cache {
         self.dependents.get(uid).into_iter().flatten().filter_map(|key| self.objects.get(key))
     }
 
+    /// The pods bound to a node, ended ones too.
+    pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Arc<Object>> {
+        self.on_node.get(node).into_iter().flatten().filter_map(|key| self.objects.get(key))
+    }
+
     /// Forgets which deletions were told of: a list follows.
     pub fn forget_deletions(&mut self) {
         self.deleted.clear();
@@ -112,6 +120,9 @@ impl Cache {
         }
         if *key.resource == **PODS {
             self.ledger.put(key, &object);
+            if let Some(node) = pod::node(&object) {
+                self.on_node.entry(node.into()).or_default().insert(key.clone());
+            }
         }
         self.objects.insert(key.clone(), object);
         old
@@ -156,6 +167,14 @@ impl Cache {
         }
         if *key.resource == **PODS {
             self.ledger.remove(key);
+            if let Some(node) = pod::node(&old)
+                && let Some(keys) = self.on_node.get_mut(node)
+            {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.on_node.remove(node);
+                }
+            }
         }
         Some(old)
     }
@@ -173,7 +192,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn pod(uid: &str, revision: u64, owner: &str) -> Arc<Object> {
+    fn pod_of(uid: &str, revision: u64, owner: &str) -> Arc<Object> {
         Arc::new(Object(json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": "a", "namespace": "n", "uid": uid, "resourceVersion": revision.to_string(),
@@ -185,10 +204,10 @@ mod tests {
     fn old_news_is_none() {
         let key = Key::core("pods", "n", "a");
         let mut cache = Cache::default();
-        assert_eq!(cache.put(&key, pod("u1", 5, "o")), Some(None));
-        assert_eq!(cache.put(&key, pod("u1", 5, "o")), None);
-        assert_eq!(cache.put(&key, pod("u1", 4, "o")), None);
-        assert!(cache.put(&key, pod("u1", 6, "o")).is_some());
+        assert_eq!(cache.put(&key, pod_of("u1", 5, "o")), Some(None));
+        assert_eq!(cache.put(&key, pod_of("u1", 5, "o")), None);
+        assert_eq!(cache.put(&key, pod_of("u1", 4, "o")), None);
+        assert!(cache.put(&key, pod_of("u1", 6, "o")).is_some());
         assert_eq!(cache.dependents("o").count(), 1);
     }
 
@@ -196,10 +215,10 @@ mod tests {
     fn the_dead_are_not_raised_by_a_late_answer() {
         let key = Key::core("pods", "n", "a");
         let mut cache = Cache::default();
-        cache.put(&key, pod("u1", 5, "o"));
+        cache.put(&key, pod_of("u1", 5, "o"));
         assert!(cache.remove(&key, "u1", Some(6)).is_some());
-        assert_eq!(cache.put(&key, pod("u1", 5, "o")), None);
-        assert_eq!(cache.put(&key, pod("u2", 7, "o")), Some(None));
+        assert_eq!(cache.put(&key, pod_of("u1", 5, "o")), None);
+        assert_eq!(cache.put(&key, pod_of("u2", 7, "o")), Some(None));
         assert!(cache.remove(&key, "u1", Some(6)).is_none(), "another incarnation is not touched");
         assert_eq!(cache.get(&key).unwrap().uid(), "u2");
     }
@@ -210,7 +229,7 @@ mod tests {
         let mut cache = Cache::default();
         cache.mark_gone("o");
         assert!(!cache.is_gone("o"));
-        cache.put(&key, pod("u1", 5, "o"));
+        cache.put(&key, pod_of("u1", 5, "o"));
         cache.mark_gone("o");
         assert!(cache.is_gone("o"));
         cache.remove(&key, "u1", Some(6));

@@ -34,7 +34,9 @@ struct Flight {
     item: Option<Item>,
     call: Call,
     note: Option<Note>,
-    complaint: Option<Note>,
+    complaints: Vec<Note>,
+    /// Pods that a fence removes: those known on its node when it was asked for.
+    fenced: Vec<(Key, String)>,
     reads: u32,
     /// The last deletion of the kind that was told of before it was made.
     last_deletion: u64,
@@ -44,7 +46,16 @@ struct Flight {
 
 impl Flight {
     fn new(call: Call) -> Flight {
-        Flight { item: None, call, note: None, complaint: None, reads: 0, last_deletion: 0, is_stale: false }
+        Flight {
+            item: None,
+            call,
+            note: None,
+            complaints: Vec::new(),
+            fenced: Vec::new(),
+            reads: 0,
+            last_deletion: 0,
+            is_stale: false,
+        }
     }
 }
 
@@ -213,8 +224,8 @@ impl Controllers {
             return;
         }
         self.batches.insert(item.clone(), Batch { open: plan.steps.len(), is_failed: false });
-        for Step { call, note, complaint } in plan.steps {
-            let flight = Flight { item: Some(item.clone()), note, complaint, ..Flight::new(call) };
+        for Step { call, note, complaints } in plan.steps {
+            let flight = Flight { item: Some(item.clone()), note, complaints, ..Flight::new(call) };
             self.launch(flight, effects);
         }
     }
@@ -225,6 +236,11 @@ impl Controllers {
         if let Call::Bind { pod, node, pod_ip, .. } = &flight.call {
             let amount = self.cache.get(pod).map(|pod| requests(pod)).unwrap_or_default();
             self.assumed.insert(pod.clone(), Binding { node: node.clone(), address: *pod_ip, amount });
+        }
+        if let Call::Fence { node, .. } = &flight.call {
+            // One with finalizers stays, without grace, until they are gone.
+            let pods = self.cache.pods_on(node).filter(|pod| pod.finalizers().is_empty());
+            flight.fenced = pods.map(|pod| (pod.key(), pod.uid().to_owned())).collect();
         }
         effects.push(Effect::Call { id: self.last_id, call: flight.call.clone() });
         self.flights.insert(self.last_id, flight);
@@ -309,14 +325,19 @@ impl Controllers {
                             let uid = uid.clone();
                             self.forget(&key, &uid);
                         }
+                        for (pod, uid) in std::mem::take(&mut flight.fenced) {
+                            self.forget(&pod, &uid);
+                        }
                     }
                 }
             }
-            (_, Err(error)) => {
-                if !heals(&error)
-                    && let Some(complaint) = flight.complaint.take()
-                {
-                    self.tell(&complaint.with(&error.message), now, effects);
+            (call, Err(error)) => {
+                // What does not die is tried again for ever, but people must know.
+                let is_news = matches!(call, Call::Fence { .. }) && error.kind().is_transient();
+                if is_news || !heals(&error) {
+                    for complaint in std::mem::take(&mut flight.complaints) {
+                        self.tell(&complaint.with(&error.message), now, effects);
+                    }
                 }
                 return self.doubt(flight, key, effects);
             }
@@ -576,7 +597,10 @@ mod tests {
             let patch = json!({"metadata": {"resourceVersion": revision}, "status": {"phase": phase}});
             crate::testing::owned(with(&pod, patch), &set)
         };
-        let mut objects = vec![Object(service), set.clone()];
+        let node = json!({"apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": "node-0", "uid": "node-0", "resourceVersion": "1"},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        let mut objects = vec![Object(service), Object(node), set.clone()];
         objects.extend((0..1000).map(|n| pod(n, 1, "Running")));
         let mut bench = Bench::synced(&objects);
         let changes = 20;

@@ -7,7 +7,7 @@
 //!  } }
 //! ```
 
-use api::{Error, Object};
+use api::{Error, Kind, Object};
 use registry::{DeleteOptions, Registry, WriteOptions};
 use store::Store;
 
@@ -53,5 +53,9 @@ pub async fn perform<S: Store>(registry: &Registry<S>, call: Call) -> Result<Opt
             Ok(Some(written.object))
         }
         Call::Read { key, .. } => registry.get(&key).map(Some),
+        Call::Fence { node, .. } => {
+            let why = format!("fence node {node}: only the host's daemon reaches its processes");
+            Err(Error::new(Kind::Unsupported, why))
+        }
     }
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use api::{Error, Key, Object, Part, Timestamp};
 
+use crate::kinds::NODES;
+
 /// Something the controllers are told.
 #[derive(Clone, Debug)]
 pub enum Input {
@@ -87,6 +89,18 @@ pub enum Call {
         /// The incarnation whose existence is in doubt, for the controllers' own use.
         uid: Option<String>,
     },
+    /// Ends all that runs on a node that is not ready, and removes its pods once nothing of it is seen to run. Only a
+    /// driver that can reach the node's processes makes it ([`crate::perform`] refuses).
+    ///
+    /// Succeeds when no pod of the node is left in the store, or when there is nothing to do: the node has no pod with
+    /// a deletion timestamp. Refused as `Conflict` if the node is ready again or another one by that name (for an
+    /// empty uid: if it exists). `Busy` names what does not die.
+    Fence {
+        /// The node's name.
+        node: String,
+        /// Only this incarnation; empty for a node whose object is gone.
+        uid: String,
+    },
 }
 
 impl Call {
@@ -95,6 +109,7 @@ impl Call {
         match self {
             Call::Create { object } | Call::Update { object, .. } => object.key(),
             Call::Delete { key, .. } | Call::Bind { pod: key, .. } | Call::Read { key, .. } => key.clone(),
+            Call::Fence { node, .. } => Key::new(*NODES, "", node),
         }
     }
 }
@@ -108,6 +123,7 @@ impl fmt::Display for Call {
             Call::Delete { .. } => "delete",
             Call::Bind { .. } => "bind",
             Call::Read { .. } => "read",
+            Call::Fence { .. } => "fence",
         };
         write!(f, "{verb} {}", self.key())?;
         match self {

@@ -5,7 +5,7 @@
 //!
 //! Source: Kubernetes documentation, "EndpointSlices"; discovery/v1 EndpointSlice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use api::{Key, LabelSelector, Object, Part};
 use serde_json::{Value, json};
@@ -14,8 +14,8 @@ use crate::effect::{Call, Propagation};
 use crate::hash::letters;
 use crate::kinds::{PODS, SLICES};
 use crate::plan::Plan;
-use crate::pod;
 use crate::rules::View;
+use crate::{node, pod};
 
 /// Names the Service a slice belongs to.
 pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -46,14 +46,16 @@ pub fn look(view: &View<'_>, key: &Key) -> Plan {
     }
     let pods = view.cache.list_in(*PODS, &key.namespace).map(AsRef::as_ref);
     let pods: Vec<&Object> = pods.filter(|pod: &&Object| selector.matches(pod.labels())).collect();
-    let slices = view.cache.list_in(*SLICES, &key.namespace).map(AsRef::as_ref);
-    let old: BTreeMap<&str, &Object> = slices
+    let known = view.cache.list_in(*SLICES, &key.namespace).map(AsRef::as_ref);
+    let old: BTreeMap<&str, &Object> = known
         .filter(|slice: &&Object| is_ours(slice) && slice.label(SERVICE_LABEL) == Some(service.name()))
         .map(|slice| (slice.name(), slice))
         .collect();
 
-    let mut desired: BTreeMap<String, Object> =
-        self::plan(service, &pods).into_iter().map(|slice| (slice.name().to_owned(), slice)).collect();
+    let mut desired: BTreeMap<String, Object> = slices(service, &pods, &node::down(view.cache))
+        .into_iter()
+        .map(|it| (it.name().to_owned(), it))
+        .collect();
     for (name, slice) in old {
         match desired.remove(name) {
             Some(_) if slice.is_deleting() => {}
@@ -89,7 +91,7 @@ fn changed(old: &Object, new: &Object) -> Option<Object> {
 }
 
 /// The slices a service should have, named by position.
-pub fn plan(service: &Object, pods: &[&Object]) -> Vec<Object> {
+fn slices(service: &Object, pods: &[&Object], down: &BTreeSet<&str>) -> Vec<Object> {
     let mut groups: BTreeMap<String, (Value, Vec<Value>)> = BTreeMap::new();
     let publish_unready = service.get_bool("spec.publishNotReadyAddresses").unwrap_or(false);
     for pod in pods {
@@ -97,9 +99,10 @@ pub fn plan(service: &Object, pods: &[&Object]) -> Vec<Object> {
         if pod::is_terminal(pod) || address.contains(':') {
             continue;
         }
+        let is_down = pod::node(pod).is_some_and(|node| down.contains(node));
         let ports = Value::Array(ports(service, pod));
         let group = groups.entry(ports.to_string()).or_insert_with(|| (ports, Vec::new()));
-        group.1.push(endpoint(service, pod, address, publish_unready));
+        group.1.push(endpoint(service, pod, address, publish_unready, is_down));
     }
     if groups.is_empty() {
         groups.insert(String::new(), (json!([]), Vec::new()));
@@ -139,8 +142,9 @@ fn slice(service: &Object, position: usize, ports: &Value, endpoints: Vec<Value>
     }))
 }
 
-fn endpoint(service: &Object, pod: &Object, address: &str, publish_unready: bool) -> Value {
-    let (serving, terminating) = (pod::is_ready(pod), pod.is_deleting());
+fn endpoint(service: &Object, pod: &Object, address: &str, publish_unready: bool, is_down: bool) -> Value {
+    // Nobody reaches a pod on a node that is down, whatever its last word was: not even when it is the only one.
+    let (serving, terminating) = (pod::is_ready(pod) && !is_down, pod.is_deleting());
     let mut endpoint = json!({
         "addresses": [address],
         "conditions": {
@@ -207,6 +211,10 @@ fn container_port(pod: &Object, name: &str, protocol: &str) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::testing::{look, pod, ready, summary, with};
+
+    fn plan(service: &Object, pods: &[&Object]) -> Vec<Object> {
+        slices(service, pods, &BTreeSet::new())
+    }
 
     fn service(patch: Value) -> Object {
         let base = json!({
@@ -328,5 +336,28 @@ mod tests {
         assert!(!summary(&with_selector).iter().any(|call| call.ends_with("mine")));
         let without = service(json!({"spec": {"selector": null}}));
         assert!(look(super::look, &without.key(), [without.clone(), slice]).is_empty());
+    }
+
+    #[test]
+    fn a_node_that_is_down_serves_nothing_not_even_through_its_last_pod() {
+        let node = |health: &str| {
+            Object(json!({"apiVersion": "v1", "kind": "Node",
+                "metadata": {"name": "node-0", "uid": "node-0", "resourceVersion": "1"},
+                "status": {"conditions": [{"type": "Ready", "status": health}]}}))
+        };
+        let (stays, goes) = (json!({}), json!({"metadata": {"deletionTimestamp": "1970-01-01T00:00:00Z"}}));
+        let check = |health: &str, patch: &Value, expect: &str| {
+            let cache = crate::testing::cache([node(health)]);
+            let pod = backend("a", "10.0.0.1", patch.clone());
+            assert_eq!(
+                told(&slices(&service(json!({})), &[&pod], &node::down(&cache))),
+                [expect],
+                "{health}"
+            );
+        };
+        check("True", &stays, "10.0.0.1 rs-");
+        check("True", &goes, "10.0.0.1 -st");
+        check("Unknown", &stays, "10.0.0.1 ---");
+        check("False", &goes, "10.0.0.1 --t");
     }
 }

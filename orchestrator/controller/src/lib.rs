@@ -15,12 +15,14 @@ mod controllers;
 mod driver;
 mod effect;
 mod endpoints;
+mod eviction;
 mod gc;
 mod hash;
 mod ipam;
 mod kinds;
 mod ledger;
 mod namespace;
+mod node;
 mod plan;
 mod pod;
 mod queue;
@@ -31,6 +33,7 @@ pub mod sim;
 mod statefulset;
 #[cfg(test)]
 mod testing;
+mod toleration;
 mod volume;
 
 pub use controllers::Controllers;

@@ -26,18 +26,18 @@ pub struct Step {
     /// Told if it succeeds.
     pub note: Option<Note>,
     /// Told, with the error added, if it fails in a way that time does not heal.
-    pub complaint: Option<Note>,
+    pub complaints: Vec<Note>,
 }
 
 impl Plan {
     /// Adds a call that nothing is told of.
     pub fn call(&mut self, call: Call) {
-        self.steps.push(Step { call, note: None, complaint: None });
+        self.steps.push(Step { call, note: None, complaints: Vec::new() });
     }
 
     /// Adds a call that a success and a failure are told of.
     pub fn told(&mut self, call: Call, note: Note, complaint: Note) {
-        self.steps.push(Step { call, note: Some(note), complaint: Some(complaint) });
+        self.steps.push(Step { call, note: Some(note), complaints: vec![complaint] });
     }
 
     /// Nothing to do now.

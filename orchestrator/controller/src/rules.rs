@@ -11,7 +11,9 @@ use crate::cache::Cache;
 use crate::kinds;
 use crate::plan::Plan;
 use crate::scheduler::Assumed;
-use crate::{claim, endpoints, gc, namespace, pod, replicaset, scheduler, statefulset, volume};
+use crate::{
+    claim, endpoints, eviction, gc, namespace, node, pod, replicaset, scheduler, statefulset, volume,
+};
 
 /// One of the controllers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +32,12 @@ pub enum Rule {
     Collect,
     /// Namespace: empties it when it is deleted.
     Namespace,
+    /// Node: its taints say what its conditions say.
+    Taint,
+    /// Node: nothing of a dead one runs on, and its pods go.
+    Fence,
+    /// Pod: leaves a node that it does not tolerate.
+    Evict,
     /// Pod: gives it a node and an address.
     Schedule,
 }
@@ -63,6 +71,9 @@ pub fn look(view: &View<'_>, item: &Item) -> Plan {
         Rule::Endpoints => endpoints::look,
         Rule::Collect => gc::look,
         Rule::Namespace => namespace::look,
+        Rule::Taint => node::look,
+        Rule::Fence => node::look_at_fence,
+        Rule::Evict => eviction::look,
         Rule::Schedule => scheduler::look,
     };
     look(view, &item.key)
@@ -118,12 +129,42 @@ pub fn concerned(
     } else if resource == *kinds::CLASSES {
         claim::unbound(cache).for_each(|claim| item(Rule::Claim, claim));
     } else if resource == *kinds::NODES {
+        item(Rule::Taint, key.clone());
+        item(Rule::Fence, key.clone());
         scheduler::unplaced(cache).for_each(|pod| item(Rule::Schedule, pod));
+        concerned_by_health(cache, key, old, new, &mut item);
     } else if resource == *kinds::PODS {
         concerned_by_pod(cache, key, old, new, &mut item);
     }
 
     concerned_by_ownership(cache, key, old, new, &mut item);
+}
+
+/// The pods of a node whose health or taints changed, and who sends them packets.
+fn concerned_by_health(
+    cache: &Cache,
+    key: &Key,
+    old: Option<&Arc<Object>>,
+    new: Option<&Arc<Object>>,
+    item: &mut dyn FnMut(Rule, Key),
+) {
+    let judged = |node: Option<&Arc<Object>>| node.map(|node| (node::health(node), node::taints(node)));
+    if judged(old) == judged(new) {
+        return;
+    }
+    for pod in cache.pods_on(&key.name) {
+        item(Rule::Evict, pod.key());
+        services(cache, pod).for_each(|service| item(Rule::Endpoints, service));
+    }
+}
+
+/// The services that a pod is behind.
+fn services<'a>(cache: &'a Cache, pod: &'a Object) -> impl Iterator<Item = Key> {
+    let services = cache.list_in(*kinds::SERVICES, pod.namespace());
+    let selects = |service: &&Arc<Object>| {
+        endpoints::selector(service).is_some_and(|selector| selector.matches(pod.labels()))
+    };
+    services.filter(selects).map(|service| service.key())
 }
 
 fn concerned_by_pod(
@@ -135,6 +176,10 @@ fn concerned_by_pod(
 ) {
     let states = || old.into_iter().chain(new);
     item(Rule::Schedule, key.clone());
+    item(Rule::Evict, key.clone());
+    for node in states().filter_map(|pod| pod::node(pod)) {
+        item(Rule::Fence, Key::new(*kinds::NODES, "", node));
+    }
     // Room or an address became free.
     if old.is_some() && new.is_none_or(|pod| pod::is_terminal(pod)) {
         scheduler::unplaced(cache).for_each(|pod| item(Rule::Schedule, pod));
@@ -168,10 +213,8 @@ fn concerned_by_pod(
     {
         item(Rule::StatefulSet, Key::new(*kinds::STATEFULSETS, &key.namespace, set));
     }
-    for service in cache.list_in(*kinds::SERVICES, &key.namespace) {
-        if endpoints::selector(service).is_some_and(|it| states().any(|state| it.matches(state.labels()))) {
-            item(Rule::Endpoints, service.key());
-        }
+    for state in states() {
+        services(cache, state).for_each(|service| item(Rule::Endpoints, service));
     }
 }
 

@@ -23,6 +23,7 @@ use crate::plan::{Note, Plan};
 use crate::pod;
 use crate::replicaset::write_status;
 use crate::rules::View;
+use crate::toleration::untolerated;
 
 const COMPONENT: &str = "default-scheduler";
 /// Pods a node takes if it does not say.
@@ -185,16 +186,13 @@ fn refuse(pod: &Object, node: &Object, amount: Amount, used: Amount) -> Option<R
     if node.get_bool("spec.unschedulable") == Some(true) {
         return Some(Refusal::Unschedulable);
     }
-    if !is_ready || node.is_deleting() {
+    if node.is_deleting() || !is_ready {
         return Some(Refusal::NotReady);
     }
-    let tolerations = pod.get_array("spec.tolerations");
     let taints = node.get_array("spec.taints").iter().filter(|taint| taint["effect"] != "PreferNoSchedule");
-    for taint in taints {
-        if !tolerations.iter().any(|toleration| tolerates(toleration, taint)) {
-            let text = |field: &str| taint[field].as_str().unwrap_or("").to_owned();
-            return Some(Refusal::Taint(format!("{}: {}", text("key"), text("value"))));
-        }
+    if let Some(taint) = untolerated(pod, taints) {
+        let text = |field: &str| taint[field].as_str().unwrap_or("").to_owned();
+        return Some(Refusal::Taint(format!("{}: {}", text("key"), text("value"))));
     }
     let selector = pod.get("spec.nodeSelector").and_then(Value::as_object);
     if selector
@@ -221,17 +219,6 @@ fn refuse(pod: &Object, node: &Object, amount: Amount, used: Amount) -> Option<R
 fn allocatable<E>(node: &Object, resource: &str, parse: fn(&str) -> Result<u64, E>) -> u64 {
     let amount = node.get("status.allocatable").and_then(|it| it[resource].as_str());
     amount.and_then(|text| parse(text).ok()).unwrap_or(u64::MAX)
-}
-
-fn tolerates(toleration: &Value, taint: &Value) -> bool {
-    let given = |field: &str| toleration[field].as_str().filter(|text| !text.is_empty());
-    let has = |field: &str| taint[field].as_str().unwrap_or("");
-    let is_key = match given("key") {
-        None => given("operator") == Some("Exists"),
-        Some(key) => key == has("key"),
-    };
-    let is_value = given("operator") == Some("Exists") || given("value").unwrap_or("") == has("value");
-    is_key && is_value && given("effect").is_none_or(|effect| effect == has("effect"))
 }
 
 fn address(view: &View<'_>, pod: &Object, node: &Object) -> Result<IpAddr, Refusal> {

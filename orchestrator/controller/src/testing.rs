@@ -94,6 +94,7 @@ pub fn summary(plan: &Plan) -> Vec<String> {
                 Call::Delete { .. } => "delete",
                 Call::Bind { .. } => "bind",
                 Call::Read { .. } => "read",
+                Call::Fence { .. } => "fence",
             };
             format!("{word} {}", step.call.key().name)
         })
