@@ -31,16 +31,20 @@ pub enum Kind {
     Gone,
     /// Understood and refused.
     Denied,
+    /// Nobody known asks: a token is missing or wrong.
+    Unauthorized,
     /// Try later.
     Busy,
     /// Took too long.
     Timeout,
+    /// What would have to answer cannot be reached.
+    Unavailable,
     /// Our mistake.
     Internal,
 }
 
 impl Kind {
-    const ALL: [Kind; 12] = [
+    const ALL: [Kind; 14] = [
         Kind::NotFound,
         Kind::AlreadyExists,
         Kind::Conflict,
@@ -50,8 +54,10 @@ impl Kind {
         Kind::MethodNotAllowed,
         Kind::Gone,
         Kind::Denied,
+        Kind::Unauthorized,
         Kind::Busy,
         Kind::Timeout,
+        Kind::Unavailable,
         Kind::Internal,
     ];
 
@@ -67,7 +73,7 @@ impl Kind {
 
     /// Whether the same request may succeed later.
     pub fn is_transient(self) -> bool {
-        matches!(self, Kind::Busy | Kind::Timeout | Kind::Internal)
+        matches!(self, Kind::Busy | Kind::Timeout | Kind::Unavailable | Kind::Internal)
     }
 
     fn parts(self) -> (u16, &'static str) {
@@ -81,8 +87,10 @@ impl Kind {
             Kind::MethodNotAllowed => (405, "MethodNotAllowed"),
             Kind::Gone => (410, "Expired"),
             Kind::Denied => (403, "Forbidden"),
+            Kind::Unauthorized => (401, "Unauthorized"),
             Kind::Busy => (429, "TooManyRequests"),
             Kind::Timeout => (504, "Timeout"),
+            Kind::Unavailable => (503, "ServiceUnavailable"),
             Kind::Internal => (500, "InternalError"),
         }
     }

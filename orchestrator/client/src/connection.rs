@@ -1,26 +1,79 @@
-//! Requests and answers over one connection each.
+//! Requests and answers over one connection each, or one after the other over a [`Session`].
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName};
+use hyper::client::conn::http1::SendRequest;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName};
 use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::error::Error;
 
 /// Largest answer kept in memory, bytes.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
-/// A way to the daemon. Cheap to clone; connects anew for every request.
-#[derive(Clone, Debug)]
+/// Time to make a connection over TCP: a link that is cut answers nothing.
+pub const CONNECT_DEADLINE: Duration = Duration::from_millis(1500);
+
+/// Makes a TCP connection to an address, from wherever that can be reached: sockets belong to network namespaces.
+pub type Connect = Arc<dyn Fn(SocketAddr) -> BoxFuture<'static, io::Result<TcpStream>> + Send + Sync>;
+
+/// A way to a server. Cheap to clone; connects anew for every request.
+#[derive(Clone)]
 pub struct Client {
-    socket: PathBuf,
+    way: Way,
+}
+
+#[derive(Clone)]
+enum Way {
+    Unix(PathBuf),
+    Tcp { address: SocketAddr, authorization: Arc<str>, connect: Connect },
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Never the token.
+        match &self.way {
+            Way::Unix(socket) => write!(f, "Client({})", socket.display()),
+            Way::Tcp { address, .. } => write!(f, "Client({address})"),
+        }
+    }
+}
+
+/// One connection, for requests one after the other. Ends with the first failure.
+pub struct Session {
+    client: Client,
+    sender: SendRequest<Full<Bytes>>,
+}
+
+impl Session {
+    /// Sends a request and reads the whole answer.
+    ///
+    /// # Errors
+    /// As [`Client::request`]. After anything but `Refused` the session is of no use any more.
+    ///
+    /// # Cancellation
+    /// Ends the session.
+    pub async fn request(&mut self, request: Request) -> Result<Answer, Error> {
+        let name = format!("{} {}", request.method, request.path);
+        let request = self.client.head(request, &name)?;
+        self.sender.ready().await.map_err(|error| Error::broken(&name, error))?;
+        let response =
+            self.sender.send_request(request).await.map_err(|error| Error::broken(&name, error))?;
+        read_whole(&name, response).await
+    }
 }
 
 /// One request.
@@ -101,12 +154,20 @@ impl Stream {
 impl Client {
     /// A client of the daemon that listens on `socket`. Does not connect yet.
     pub fn new(socket: impl Into<PathBuf>) -> Client {
-        Client { socket: socket.into() }
+        Client { way: Way::Unix(socket.into()) }
     }
 
-    /// Where it connects.
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    /// A client of a server at `address`, to which `connect` leads, by a token. Does not connect yet.
+    pub fn tcp(address: SocketAddr, token: &str, connect: Connect) -> Client {
+        Client { way: Way::Tcp { address, authorization: format!("Bearer {token}").into(), connect } }
+    }
+
+    /// Connects for several requests, one after the other.
+    ///
+    /// # Errors
+    /// `NoDaemon`, `Unreachable`.
+    pub async fn session(&self) -> Result<Session, Error> {
+        Ok(Session { client: self.clone(), sender: self.connect("connect").await? })
     }
 
     /// Sends a request and reads the whole answer.
@@ -116,13 +177,7 @@ impl Client {
     pub async fn request(&self, request: Request) -> Result<Answer, Error> {
         let name = format!("{} {}", request.method, request.path);
         let response = self.send(request).await?;
-        let (code, warnings) = (response.status(), warnings(&response));
-        let body = http_body_util::Limited::new(response.into_body(), ANSWER_BYTES_MAX)
-            .collect()
-            .await
-            .map_err(|error| Error::broken(&name, error))?
-            .to_bytes();
-        if code.is_success() { Ok(Answer { code, warnings, body }) } else { Err(refusal(&name, code, &body)) }
+        read_whole(&name, response).await
     }
 
     /// Sends a request and reads a JSON answer, with its warnings.
@@ -155,13 +210,12 @@ impl Client {
     /// Sends a request; answers with head and running body, whatever the code.
     pub(crate) async fn send(&self, request: Request) -> Result<Response<Incoming>, Error> {
         let name = format!("{} {}", request.method, request.path);
-        let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.no_daemon(source))?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream))
-                .await
-                .map_err(|error| Error::broken(&name, error))?;
-        // Ends with the answer's body or the upgraded stream; errors reach the reader of either.
-        tokio::spawn(async move { connection.with_upgrades().await });
+        let request = self.head(request, &name)?;
+        let mut sender = self.connect(&name).await?;
+        sender.send_request(request).await.map_err(|error| Error::broken(&name, error))
+    }
+
+    fn head(&self, request: Request, name: &str) -> Result<hyper::Request<Full<Bytes>>, Error> {
         let mut head =
             hyper::Request::builder().method(request.method).uri(&request.path).header(HOST, "podyard");
         if !request.headers.iter().any(|(header, _)| header == ACCEPT) {
@@ -170,19 +224,62 @@ impl Client {
         if !request.body.is_empty() {
             head = head.header(CONTENT_TYPE, request.content_type);
         }
+        if let Way::Tcp { authorization, .. } = &self.way {
+            head = head.header(AUTHORIZATION, &**authorization);
+        }
         for (header, value) in &request.headers {
             head = head.header(header, value);
         }
-        let request = head.body(Full::new(request.body)).map_err(|error| Error::broken(&name, error))?;
-        sender.send_request(request).await.map_err(|error| Error::broken(&name, error))
+        head.body(Full::new(request.body)).map_err(|error| Error::broken(name, error))
     }
 
-    fn no_daemon(&self, source: io::Error) -> Error {
-        let socket = self.socket.clone();
-        match source.kind() {
-            io::ErrorKind::PermissionDenied => Error::NotRoot { socket, source },
-            _ => Error::NoDaemon { socket, source },
+    async fn connect(&self, name: &str) -> Result<SendRequest<Full<Bytes>>, Error> {
+        match &self.way {
+            Way::Unix(socket) => {
+                let stream =
+                    UnixStream::connect(socket).await.map_err(|source| no_daemon(socket.clone(), source))?;
+                shake(name, stream).await
+            }
+            Way::Tcp { address, connect, .. } => {
+                let unreachable = |source| Error::Unreachable { address: *address, source };
+                let stream = tokio::time::timeout(CONNECT_DEADLINE, connect(*address))
+                    .await
+                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+                    .map_err(unreachable)?;
+                // Small requests at once.
+                stream.set_nodelay(true).map_err(unreachable)?;
+                shake(name, stream).await
+            }
         }
+    }
+}
+
+async fn shake<T>(name: &str, stream: T) -> Result<SendRequest<Full<Bytes>>, Error>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| Error::broken(name, error))?;
+    // Ends with the answer's body or the upgraded stream; errors reach the reader of either.
+    tokio::spawn(async move { connection.with_upgrades().await });
+    Ok(sender)
+}
+
+async fn read_whole(name: &str, response: Response<Incoming>) -> Result<Answer, Error> {
+    let (code, warnings) = (response.status(), warnings(&response));
+    let body = http_body_util::Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+        .collect()
+        .await
+        .map_err(|error| Error::broken(name, error))?
+        .to_bytes();
+    if code.is_success() { Ok(Answer { code, warnings, body }) } else { Err(refusal(name, code, &body)) }
+}
+
+fn no_daemon(socket: PathBuf, source: io::Error) -> Error {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => Error::NotRoot { socket, source },
+        _ => Error::NoDaemon { socket, source },
     }
 }
 

@@ -24,6 +24,15 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// Nobody answers at an address: what lives there is dead or cut off.
+    #[error("connect to {address}")]
+    Unreachable {
+        /// Where we asked.
+        address: std::net::SocketAddr,
+        /// What connect(2) said.
+        #[source]
+        source: io::Error,
+    },
     /// The server understood and said no.
     #[error(transparent)]
     Refused(#[from] api::Error),

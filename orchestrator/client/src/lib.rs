@@ -1,7 +1,8 @@
-//! A client of the API server, over its unix socket: typed verbs for the command line and the tests.
+//! A client of the API server, over its unix socket or over TCP with a token: typed verbs for the command line, the
+//! agents and the tests.
 //!
-//! One connection per request: a unix socket connects in tens of microseconds, and a request that is cut off
-//! then takes nothing else with it.
+//! One connection per request: it is made in tens of microseconds on one host, and a request that is cut off then takes
+//! nothing else with it. What repeats itself, as a heartbeat does, keeps one: [`Session`].
 //!
 //! Every refusal by the server is [`Error::Refused`] and holds its `Status`.
 #![forbid(unsafe_code)]
@@ -13,7 +14,7 @@ mod path;
 mod verbs;
 mod watch;
 
-pub use connection::{Answer, Client, Request, Stream};
+pub use connection::{Answer, CONNECT_DEADLINE, Client, Connect, Request, Session, Stream};
 pub use error::Error;
 pub use exec::{ExecInput, ExecOptions, ExecOutput, Output};
 pub use hyper::Method;

@@ -228,8 +228,8 @@ pub fn from_api(error: api::Error) -> Error {
         api::Kind::Conflict => Kind::Conflict,
         api::Kind::Invalid | api::Kind::BadRequest => Kind::Invalid,
         api::Kind::Unsupported | api::Kind::MethodNotAllowed => Kind::Unsupported,
-        api::Kind::Denied => Kind::Denied,
-        api::Kind::Busy | api::Kind::Timeout => Kind::Busy,
+        api::Kind::Denied | api::Kind::Unauthorized => Kind::Denied,
+        api::Kind::Busy | api::Kind::Timeout | api::Kind::Unavailable => Kind::Busy,
         api::Kind::Internal => Kind::Internal,
     };
     Error::new(kind, error.message)

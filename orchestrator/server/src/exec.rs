@@ -19,7 +19,7 @@ use std::time::Duration;
 use api::Error;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{FutureExt, SinkExt, StreamExt};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Bytes;
 use hyper::header::{
     CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
     UPGRADE,
@@ -36,7 +36,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 use tracing::debug;
 
-use crate::node_api::{ExecRequest, ExecSession, TerminalSize};
+pub use crate::node_api::ExecRequest;
+use crate::node_api::{ExecSession, TerminalSize};
 use crate::query::Query;
 use crate::respond::{Body, full, success};
 
@@ -120,7 +121,7 @@ pub struct Handshake {
 ///
 /// # Errors
 /// `BadRequest` naming what is missing.
-pub fn handshake(request: &mut Request<Incoming>) -> Result<Handshake, Error> {
+pub fn handshake(request: &mut Request<Bytes>) -> Result<Handshake, Error> {
     let headers = request.headers();
     let says = |name, token: &str| {
         let values = headers.get_all(name).into_iter().filter_map(|value: &HeaderValue| value.to_str().ok());

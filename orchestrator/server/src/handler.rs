@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::{Error, Key, Kind, Part, Resource, discovery};
-use hyper::body::Incoming;
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use registry::Registry;
@@ -11,19 +11,30 @@ use serde_json::{Value, json};
 use store::Store;
 use tracing::{debug, error};
 
-use crate::node_api::{LogOptions, NodeApi};
+use crate::access::check;
+use crate::identity::{Door, Identity};
+use crate::node_api::NodeApi;
+use crate::node_paths::{self, answer, not_allowed};
 use crate::query::Query;
-use crate::respond::{
-    Body, error_response, full, json_response, parse_json, read_body, stream, text_response,
-};
+use crate::respond::{Body, error_response, full, json_response, parse_json, read_body, text_response};
 use crate::route::{Route, Yard};
-use crate::yard::StepAction;
 use crate::{exec, objects, plan, watch};
 
-/// The API server's state: the registry for objects and the node for the rest.
+/// What answers requests, whatever they came by.
+pub trait Answer: Send + Sync + 'static {
+    /// Answers one request of somebody who is known. Refusals are answers too.
+    fn answer(
+        &self,
+        identity: Identity,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Body>> + Send;
+}
+
+/// The API server's state: the registry for objects and the nodes for the rest.
 pub struct Server<S> {
     pub(crate) registry: Arc<Registry<S>>,
     pub(crate) node: Arc<dyn NodeApi>,
+    door: Option<Arc<dyn Door>>,
 }
 
 /// How an answer is to be written.
@@ -35,29 +46,57 @@ pub(crate) enum Form {
     Table,
 }
 
+impl<S: Store> Answer for Server<S> {
+    async fn answer(&self, identity: Identity, request: Request<Incoming>) -> Response<Body> {
+        let (method, path) = (request.method().clone(), request.uri().path().to_string());
+        let answer = match (Route::parse(&path), whole(request).await) {
+            (Some(route), Ok(request)) => match check(&identity, &route, &request, &*self.registry) {
+                Ok(()) => self.dispatch(route, request).await,
+                Err(refusal) => Err(refusal),
+            },
+            (None, _) => Err(no_such_path()),
+            (_, Err(refusal)) => Err(refusal),
+        };
+        answer.unwrap_or_else(|refusal| refused(&method, &path, &refusal))
+    }
+}
+
+/// A request with its whole body, which is bounded.
+///
+/// # Errors
+/// `BadRequest` if it is too large or breaks off.
+pub(crate) async fn whole(request: Request<Incoming>) -> Result<Request<Bytes>, Error> {
+    let (head, body) = request.into_parts();
+    Ok(Request::from_parts(head, read_body(body).await?))
+}
+
+/// The answer to a path where nothing lives.
+pub(crate) fn no_such_path() -> Error {
+    Error::new(Kind::NotFound, "the server could not find the requested resource")
+}
+
+/// A refusal as an answer; told in the log, too.
+pub(crate) fn refused(method: &Method, path: &str, refusal: &Error) -> Response<Body> {
+    match refusal.kind() {
+        Kind::Internal => error!(%method, path, error = %refusal, "request"),
+        _ => debug!(%method, path, error = %refusal, "request"),
+    }
+    error_response(refusal)
+}
+
 impl<S: Store> Server<S> {
     /// A server over a registry and a node.
     pub fn new(registry: Arc<Registry<S>>, node: Arc<dyn NodeApi>) -> Server<S> {
-        Server { registry, node }
+        Server { registry, node, door: None }
     }
 
-    /// Answers one request. Refusals are answers too.
-    pub async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
-        let (method, path) = (request.method().clone(), request.uri().path().to_string());
-        let answer = match Route::parse(&path) {
-            Some(route) => self.dispatch(route, request).await,
-            None => Err(Error::new(Kind::NotFound, "the server could not find the requested resource")),
-        };
-        answer.unwrap_or_else(|refusal| {
-            match refusal.kind() {
-                Kind::Internal => error!(%method, path, error = %refusal, "request"),
-                _ => debug!(%method, path, error = %refusal, "request"),
-            }
-            error_response(&refusal)
-        })
+    /// The same, for nodes too: their heartbeats go to `door`.
+    #[must_use]
+    pub fn with_door(self, door: Arc<dyn Door>) -> Server<S> {
+        Server { door: Some(door), ..self }
     }
 
-    async fn dispatch(&self, route: Route, mut request: Request<Incoming>) -> Result<Response<Body>, Error> {
+    async fn dispatch(&self, route: Route, mut request: Request<Bytes>) -> Result<Response<Body>, Error> {
         let query = Query::parse(request.uri().query().unwrap_or(""));
         let method = request.method().clone();
         match (route, method.as_str()) {
@@ -95,14 +134,11 @@ impl<S: Store> Server<S> {
                 "PUT" => objects::update(&self.registry, resource, key, Part::Main, &query, request).await,
                 "PATCH" => objects::patch(&self.registry, resource, key, Part::Main, &query, request).await,
                 "DELETE" => objects::delete(&self.registry, resource, key, &query, request).await,
-                _ => Err(not_allowed(&method_name(method))),
+                _ => Err(not_allowed(method)),
             },
             (Route::Object { resource, key, subresource: Some(part) }, method) => {
                 if resource.subresource(&part).is_none() {
-                    return Err(Error::new(
-                        Kind::NotFound,
-                        "the server could not find the requested resource",
-                    ));
+                    return Err(no_such_path());
                 }
                 match (part.as_str(), method) {
                     ("status", "GET") => objects::get(&self.registry, resource, &key, form(&request)?).await,
@@ -119,11 +155,11 @@ impl<S: Store> Server<S> {
                     }
                     ("binding", "POST") => objects::bind(&self.registry, key, request).await,
                     ("eviction", "POST") => objects::evict(&self.registry, key, request).await,
-                    _ => Err(not_allowed(&method_name(method))),
+                    _ => Err(not_allowed(method)),
                 }
             }
-            (Route::Yard(yard), _) => self.yard(yard, &method, &query, request).await,
-            (_, method) => Err(not_allowed(&method_name(method))),
+            (Route::Yard(yard), _) => self.yard(yard, &method, &query, &request).await,
+            (_, method) => Err(not_allowed(method)),
         }
     }
 
@@ -132,63 +168,39 @@ impl<S: Store> Server<S> {
         yard: Yard,
         method: &Method,
         query: &Query,
-        request: Request<Incoming>,
+        request: &Request<Bytes>,
     ) -> Result<Response<Body>, Error> {
-        let pod = |namespace: String, name: String| Key::core("pods", namespace, name);
         match (yard, method.as_str()) {
-            (Yard::Info, "GET") => answer(&self.node.info().await?),
-            (Yard::Namespaces, "GET") => answer(&self.node.namespaces().await?),
-            (Yard::Services, "GET") => answer(&self.node.services().await?),
-            (Yard::Trace(namespace, name), "GET") => answer(&self.node.trace(pod(namespace, name)).await?),
-            (Yard::Step(namespace, name), "GET") => {
-                answer(&self.node.step(pod(namespace, name), StepAction::Show).await?)
-            }
-            (Yard::Step(namespace, name), "POST") => {
-                let action = match query.get("action") {
-                    Some("next") => StepAction::Next,
-                    Some("run") => StepAction::Run,
-                    _ => return Err(Error::bad_request("action: must be next or run")),
-                };
-                answer(&self.node.step(pod(namespace, name), action).await?)
-            }
             (Yard::Plan, "POST") => {
-                let manifests = parse_json(&read_body(request.into_body()).await?)?;
+                let manifests = parse_json(request.body())?;
                 answer(&plan::plan(&self.registry, self.node.as_ref(), manifests).await?)
             }
-            (_, method) => Err(not_allowed(&method_name(method))),
+            (Yard::Heartbeat(node), "POST") => {
+                let door = self.door.as_ref().ok_or_else(no_such_path)?;
+                door.heartbeat(&node);
+                Ok(text_response(full("ok")))
+            }
+            (other, _) => node_paths::yard(self.node.as_ref(), other, method, query, request.body()).await,
         }
     }
 
     async fn logs(&self, pod: Key, query: &Query) -> Result<Response<Body>, Error> {
-        let number = |name| query.number(name).map_err(Error::bad_request);
-        let options = LogOptions {
-            container: query.get("container").map(str::to_string),
-            follow: query.flag("follow"),
-            previous: query.flag("previous"),
-            timestamps: query.flag("timestamps"),
-            tail_lines: number("tailLines")?,
-            since_secs: number("sinceSeconds")?,
-            limit_bytes: number("limitBytes")?,
-        };
-        let pod_object = objects::read(&self.registry, &pod)?;
-        let options = LogOptions { container: Some(container(&pod_object, options.container)?), ..options };
-        Ok(text_response(stream(self.node.logs(pod, options).await?)))
+        let named = query.get("container").map(str::to_string);
+        let container = container(&objects::read(&self.registry, &pod)?, named)?;
+        node_paths::logs(self.node.as_ref(), pod, Some(container), query).await
     }
 
     async fn exec(
         &self,
         pod: Key,
         query: &Query,
-        request: &mut Request<Incoming>,
+        request: &mut Request<Bytes>,
         attach: bool,
     ) -> Result<Response<Body>, Error> {
-        // All that may be refused is refused before 101, while the answer can still be a Status.
         let pod_object = objects::read(&self.registry, &pod)?;
         let mut wanted = exec::parse(pod, query, attach)?;
         wanted.container = Some(container(&pod_object, wanted.container)?);
-        let handshake = exec::handshake(request)?;
-        let session = if attach { self.node.attach(wanted).await? } else { self.node.exec(wanted).await? };
-        Ok(exec::accept(handshake, session))
+        node_paths::exec(self.node.as_ref(), wanted, request, attach).await
     }
 }
 
@@ -232,24 +244,8 @@ fn discovered(version: &str, list: &Value) -> Response<Body> {
     response
 }
 
-fn answer(value: &impl serde::Serialize) -> Result<Response<Body>, Error> {
-    serde_json::to_value(value).map(|value| ok(&value)).map_err(Error::internal)
-}
-
 fn found(document: Option<Value>) -> Result<Response<Body>, Error> {
-    let missing = || Error::new(Kind::NotFound, "the server could not find the requested resource");
-    document.map(|document| ok(&document)).ok_or_else(missing)
-}
-
-fn method_name(method: &str) -> String {
-    method.to_ascii_lowercase()
-}
-
-fn not_allowed(verb: &str) -> Error {
-    Error::new(
-        Kind::MethodNotAllowed,
-        format!("the server does not allow this method on the requested resource: {verb}"),
-    )
+    document.map(|document| ok(&document)).ok_or_else(no_such_path)
 }
 
 fn written(part: &str) -> Part {
@@ -267,7 +263,7 @@ fn needed(resource: &Resource, namespace: Option<String>) -> Result<String, Erro
 }
 
 /// Which version of aggregated discovery is accepted, if any.
-fn aggregated(request: &Request<Incoming>) -> Option<&'static str> {
+fn aggregated(request: &Request<Bytes>) -> Option<&'static str> {
     let accepted = accept(request);
     let part = accepted.split(',').find(|part| part.contains("as=APIGroupDiscoveryList"))?;
     Some(if part.contains("v=v2beta1") { "v2beta1" } else { "v2" })
@@ -277,7 +273,7 @@ fn aggregated(request: &Request<Incoming>) -> Option<&'static str> {
 ///
 /// # Errors
 /// 406 is told as `Unsupported` by its own reason: only JSON is written.
-fn form(request: &Request<Incoming>) -> Result<Form, Error> {
+fn form(request: &Request<Bytes>) -> Result<Form, Error> {
     parse_form(&accept(request)).ok_or_else(|| {
         Error::new(
             Kind::Unsupported,
@@ -309,7 +305,7 @@ fn parse_form(accepted: &str) -> Option<Form> {
     })
 }
 
-fn accept(request: &Request<Incoming>) -> String {
+fn accept(request: &Request<Bytes>) -> String {
     let values = request.headers().get_all(ACCEPT).into_iter();
     values.filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",")
 }

@@ -9,12 +9,12 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use store::Store;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
-use crate::handler::Server;
+use crate::handler::Answer;
+use crate::identity::Identity;
 
 /// Connections served at once; more wait in the socket's backlog.
 const CONNECTIONS_MAX: usize = 1024;
@@ -58,11 +58,7 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
 ///
 /// # Cancellation
 /// Dropping the future stops accepting; connections end with the runtime.
-pub async fn serve<S: Store>(
-    listener: UnixListener,
-    server: Arc<Server<S>>,
-    shutdown: impl Future<Output = ()>,
-) {
+pub async fn serve<A: Answer>(listener: UnixListener, server: Arc<A>, shutdown: impl Future<Output = ()>) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut tasks = tokio::task::JoinSet::new();
     tokio::pin!(shutdown);
@@ -94,14 +90,14 @@ pub async fn serve<S: Store>(
     tasks.abort_all();
 }
 
-async fn connection<S: Store>(stream: UnixStream, server: Arc<Server<S>>) {
+async fn connection<A: Answer>(stream: UnixStream, server: Arc<A>) {
     if let Err(error) = check_peer(&stream) {
         warn!(%error, "refuse connection");
         return;
     }
     let service = service_fn(move |request| {
         let server = Arc::clone(&server);
-        async move { Ok::<_, std::convert::Infallible>(server.handle(request).await) }
+        async move { Ok::<_, std::convert::Infallible>(server.answer(Identity::Root, request).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -1,4 +1,4 @@
-//! What only the node can answer: the door from the API server to the agent.
+//! What only a node can answer: the door from the API server to the agents.
 
 use std::io;
 
@@ -99,8 +99,8 @@ pub trait NodeApi: Send + Sync + 'static {
     /// What would be done for this admitted pod, which need not exist.
     fn plan(&self, pod: Object) -> BoxFuture<'_, Result<PodPlan, Error>>;
 
-    /// What stands behind every virtual port, read from the kernel.
-    fn services(&self) -> BoxFuture<'_, Result<ServiceMap, Error>>;
+    /// What stands behind every virtual port, read from the kernel of a node; the first one, unless it is named.
+    fn services(&self, node: Option<String>) -> BoxFuture<'_, Result<ServiceMap, Error>>;
 
     /// The yard: paths, addresses, versions.
     fn info(&self) -> BoxFuture<'_, Result<Info, Error>>;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::{Error, FieldSelector, FieldValidation, Key, Kind, LabelSelector, Object, Part, Resource, convert};
-use hyper::body::Incoming;
+use hyper::body::Bytes;
 use hyper::header::CONTENT_TYPE;
 use hyper::{Request, Response, StatusCode};
 use registry::{DeleteOptions, ListOptions, PatchKind, Propagation, Registry, WriteOptions};
@@ -12,7 +12,7 @@ use store::Store;
 
 use crate::handler::Form;
 use crate::query::Query;
-use crate::respond::{Body, json_response, parse_json, read_body, success, with_warnings};
+use crate::respond::{Body, json_response, parse_json, success, with_warnings};
 
 /// Runs a write in a task of its own: once begun it is finished, whether or not the client still listens.
 async fn finish<T: Send + 'static>(
@@ -131,7 +131,7 @@ fn write_options(query: &Query) -> Result<WriteOptions, Error> {
 }
 
 /// The media type of a body, without parameters.
-fn media_type(request: &Request<Incoming>) -> String {
+fn media_type(request: &Request<Bytes>) -> String {
     let header = request
         .headers()
         .get(CONTENT_TYPE)
@@ -140,9 +140,9 @@ fn media_type(request: &Request<Incoming>) -> String {
     header.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
 }
 
-async fn json_body(request: Request<Incoming>) -> Result<Value, Error> {
+fn json_body(request: Request<Bytes>) -> Result<Value, Error> {
     match media_type(&request).as_str() {
-        "application/json" | "text/json" | "*/*" | "" => parse_json(&read_body(request.into_body()).await?),
+        "application/json" | "text/json" | "*/*" | "" => parse_json(request.body()),
         other => Err(Error::new(
             Kind::Unsupported,
             format!(
@@ -170,10 +170,10 @@ pub async fn create<S: Store>(
     resource: &'static Resource,
     namespace: String,
     query: &Query,
-    request: Request<Incoming>,
+    request: Request<Bytes>,
 ) -> Result<Response<Body>, Error> {
     let options = write_options(query)?;
-    let object = json_body(request).await?;
+    let object = json_body(request)?;
     let registry = Arc::clone(registry);
     let done = finish(async move { registry.create(resource, &namespace, object, &options).await }).await?;
     Ok(written(StatusCode::CREATED, resource, Part::Main, done))
@@ -185,10 +185,10 @@ pub async fn update<S: Store>(
     key: Key,
     part: Part,
     query: &Query,
-    request: Request<Incoming>,
+    request: Request<Bytes>,
 ) -> Result<Response<Body>, Error> {
     let options = write_options(query)?;
-    let mut object = json_body(request).await?;
+    let mut object = json_body(request)?;
     convert::to_stored(resource, &mut object);
     let registry = Arc::clone(registry);
     let done = finish(async move { registry.update(&key, object, part, &options).await }).await?;
@@ -201,7 +201,7 @@ pub async fn patch<S: Store>(
     key: Key,
     part: Part,
     query: &Query,
-    request: Request<Incoming>,
+    request: Request<Bytes>,
 ) -> Result<Response<Body>, Error> {
     let options = write_options(query)?;
     let kind = match media_type(&request).as_str() {
@@ -219,7 +219,7 @@ pub async fn patch<S: Store>(
             ));
         }
     };
-    let mut patch = parse_json(&read_body(request.into_body()).await?)?;
+    let mut patch = parse_json(request.body())?;
     // A merge patch may name the kind it was asked as.
     convert::to_stored(resource, &mut patch);
     let registry = Arc::clone(registry);
@@ -286,9 +286,9 @@ pub async fn delete<S: Store>(
     resource: &'static Resource,
     key: Key,
     query: &Query,
-    request: Request<Incoming>,
+    request: Request<Bytes>,
 ) -> Result<Response<Body>, Error> {
-    let options = delete_options(query, &json_body(request).await?)?;
+    let options = delete_options(query, &json_body(request)?)?;
     let registry = Arc::clone(registry);
     let name = key.name.clone();
     let deleted = finish(async move { registry.delete(&key, &options).await }).await?;
@@ -305,12 +305,12 @@ pub async fn delete_collection<S: Store>(
     resource: &'static Resource,
     namespace: Option<String>,
     query: &Query,
-    request: Request<Incoming>,
+    request: Request<Bytes>,
 ) -> Result<Response<Body>, Error> {
     if resource.namespaced && namespace.is_none() {
         return Err(Error::new(Kind::MethodNotAllowed, "deletecollection needs a namespace"));
     }
-    let options = delete_options(query, &json_body(request).await?)?;
+    let options = delete_options(query, &json_body(request)?)?;
     let (labels, fields) = selectors(resource, query)?;
     let list = ListOptions { labels, fields, ..ListOptions::default() };
     let shared = Arc::clone(registry);
@@ -332,9 +332,9 @@ pub async fn delete_collection<S: Store>(
 pub async fn bind<S: Store>(
     registry: &Arc<Registry<S>>,
     key: Key,
-    request: Request<Incoming>,
+    request: Request<Bytes>,
 ) -> Result<Response<Body>, Error> {
-    let binding = json_body(request).await?;
+    let binding = json_body(request)?;
     let node = binding["target"]["name"].as_str().unwrap_or("").to_string();
     if node.is_empty() {
         return Err(Error::bad_request("target.name: Required value"));
@@ -349,9 +349,9 @@ pub async fn bind<S: Store>(
 pub async fn evict<S: Store>(
     registry: &Arc<Registry<S>>,
     key: Key,
-    request: Request<Incoming>,
+    request: Request<Bytes>,
 ) -> Result<Response<Body>, Error> {
-    let eviction = json_body(request).await?;
+    let eviction = json_body(request)?;
     let options = delete_options(&Query::default(), &eviction["deleteOptions"])?;
     let registry = Arc::clone(registry);
     finish(async move { registry.delete(&key, &options).await }).await?;

@@ -3,7 +3,7 @@
 //! ```text
 //! /api/v1/[namespaces/{ns}/]{plural}[/{name}[/{subresource}]]
 //! /apis/{group}/{version}/[namespaces/{ns}/]{plural}[/{name}[/{subresource}]]
-//! /podyard/v1/{info|namespaces|trace/{ns}/{pod}|step/{ns}/{pod}|plan}
+//! /podyard/v1/{info|namespaces|services|trace/{ns}/{pod}|step/{ns}/{pod}|plan|pod-plan|nodes/{node}/heartbeat}
 //! ```
 //! Source: Kubernetes documentation, "Resource URIs". A trailing slash is allowed: kr8s sends one.
 
@@ -66,6 +66,10 @@ pub enum Yard {
     Step(String, String),
     /// `plan`
     Plan,
+    /// `pod-plan`: of one admitted pod, asked of its node
+    PodPlan,
+    /// `nodes/{node}/heartbeat`
+    Heartbeat(String),
 }
 
 impl Route {
@@ -139,6 +143,8 @@ fn yard(rest: &[&str]) -> Option<Yard> {
         ["namespaces"] => Some(Yard::Namespaces),
         ["services"] => Some(Yard::Services),
         ["plan"] => Some(Yard::Plan),
+        ["pod-plan"] => Some(Yard::PodPlan),
+        ["nodes", node, "heartbeat"] => Some(Yard::Heartbeat((*node).to_string())),
         ["trace", namespace, pod] => Some(Yard::Trace((*namespace).to_string(), (*pod).to_string())),
         ["step", namespace, pod] => Some(Yard::Step((*namespace).to_string(), (*pod).to_string())),
         _ => None,
@@ -191,6 +197,7 @@ mod tests {
         check("/apis/apps/v1/namespaces/d/statefulsets/a/scale", "statefulsets/d/a scale");
         check("/apis/apps/v1/namespaces/d/pods/a", "-");
         check("/podyard/v1/trace/default/web", "Yard(Trace(\"default\", \"web\"))");
+        check("/podyard/v1/nodes/n1/heartbeat", "Yard(Heartbeat(\"n1\"))");
         check("/podyard/v1/shell", "-");
         check("/", "-");
     }

@@ -4,10 +4,12 @@
 //! | --- | --- | --- |
 //! | `info` | GET | [`Info`] |
 //! | `namespaces` | GET | [`NamespaceMap`] |
-//! | `services` | GET | [`ServiceMap`] |
+//! | `services` | GET, `?node=` for another than the first | [`ServiceMap`] |
 //! | `trace/{ns}/{pod}` | GET | [`Trace`] |
 //! | `step/{ns}/{pod}` | GET waits, POST `?action=next\|run` releases | [`StepState`] |
 //! | `plan` | POST a list of objects | [`Plan`] |
+//! | `pod-plan` | POST an admitted pod | [`PodPlan`] |
+//! | `nodes/{node}/heartbeat` | POST | `ok` |
 
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +58,8 @@ pub struct Info {
 pub struct NamespaceMap {
     /// Sorted by kind, then inode.
     pub namespaces: Vec<Namespace>,
+    /// Nodes that did not answer, and why: what is there is not in the map.
+    pub unreachable: Vec<String>,
 }
 
 /// One namespace. Source: namespaces(7).

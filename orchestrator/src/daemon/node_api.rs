@@ -128,7 +128,7 @@ impl NodeApi for LocalNode {
                 pods: one.users,
                 processes: one.processes.into_iter().map(process).collect(),
             });
-            Ok(yard::NamespaceMap { namespaces: namespaces.collect() })
+            Ok(yard::NamespaceMap { namespaces: namespaces.collect(), unreachable: Vec::new() })
         }
         .boxed()
     }
@@ -150,7 +150,7 @@ impl NodeApi for LocalNode {
         async move { Ok(self.info.clone()) }.boxed()
     }
 
-    fn services(&self) -> BoxFuture<'_, Result<yard::ServiceMap, Error>> {
+    fn services(&self, _node: Option<String>) -> BoxFuture<'_, Result<yard::ServiceMap, Error>> {
         async move {
             let (state, work) =
                 self.proxy.look().map_err(|error| Error::internal(format!("read the kernel: {error}")))?;

@@ -166,7 +166,7 @@ impl NodeApi for FakeNode {
         Box::pin(async move { Ok(StepState { done: action == StepAction::Run, ..StepState::default() }) })
     }
 
-    fn services(&self) -> BoxFuture<'_, Result<ServiceMap, Error>> {
+    fn services(&self, _node: Option<String>) -> BoxFuture<'_, Result<ServiceMap, Error>> {
         Box::pin(async { Ok(ServiceMap::default()) })
     }
 

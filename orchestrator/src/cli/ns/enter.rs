@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_process_that_is_elsewhere_is_not_followed() {
-        let mut yard = NamespaceMap { namespaces: vec![own("net")] };
+        let mut yard = NamespaceMap { namespaces: vec![own("net")], ..NamespaceMap::default() };
         let place = Place::parse("a", "default");
         assert!(open(&yard, &place, &["net"]).is_ok());
         yard.namespaces[0].inode += 1;

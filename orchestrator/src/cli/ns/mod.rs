@@ -252,6 +252,7 @@ mod tests {
                 space("pid", 5, &["b"], &[&z]),
                 space("uts", 6, &["a", "b"], &[&x, &y, &z]),
             ],
+            unreachable: Vec::new(),
         }
     }
 
