@@ -4,6 +4,7 @@
 pub mod cli;
 mod daemon;
 mod demo;
+mod node_parts;
 pub mod toolbox;
 
 use std::process::ExitCode;

@@ -6,11 +6,11 @@
 //! It may be SIGKILLed at any instant: what runs is held by shims and by the kernel, what is wished by the store.
 
 mod controllers;
-mod node_api;
-mod pods;
-mod proxy;
-mod upstream;
+mod objects;
+mod volumes;
 
+use crate::node_parts::feed::StoreFeed;
+use crate::node_parts::{local, pods, proxy, upstream};
 use api::{Kind, Object};
 use node::Yard;
 use node::agent::{self, Agent};
@@ -62,7 +62,7 @@ async fn serve(yard: Yard) -> Result<(), Failure> {
     upstream.node(agent.node_object()).await?;
 
     let local =
-        node_api::LocalNode { agent: Arc::clone(&agent), proxy: Arc::clone(&proxy), info: info_of(&yard) };
+        local::LocalNode { agent: Arc::clone(&agent), proxy: Arc::clone(&proxy), info: info_of(&yard) };
     let server = Arc::new(server::Server::new(Arc::clone(&registry), Arc::new(local)));
     let listener = server::listen(&yard.socket)?;
     let mut term = signal(SignalKind::terminate())?;
@@ -80,8 +80,15 @@ async fn serve(yard: Yard) -> Result<(), Failure> {
     tokio::select! {
         () = server::serve(listener, server, shutdown) => info!("asked to end; pods run on"),
         () = controllers::drive(registry) => return Err("the store closed under the controllers".into()),
-        () = proxy::run(Arc::clone(&store), proxy) => return Err("the store closed under the proxy".into()),
-        () = pods::feed(store, agent) => return Err("the agent stopped".into()),
+        () = proxy::run(StoreFeed::new(Arc::clone(&store), proxy::KINDS), proxy) => {
+            return Err("the store closed under the proxy".into());
+        }
+        () = pods::feed(StoreFeed::new(Arc::clone(&store), pods::KINDS), Arc::clone(&agent)) => {
+            return Err("the agent stopped".into());
+        }
+        () = volumes::feed(StoreFeed::new(store, volumes::KINDS), agent) => {
+            return Err("the store closed under the volumes".into());
+        }
     }
     Ok(())
 }

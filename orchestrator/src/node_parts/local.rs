@@ -1,4 +1,4 @@
-//! What the API server asks of the node: the agent's answers in the server's words.
+//! What is asked of the node in this process: its agent's answers in the server's words.
 
 use super::proxy;
 use api::{Error, Key, Kind, Object};
@@ -17,11 +17,11 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
-/// The one node that lives in this process.
-pub(super) struct LocalNode {
-    pub(super) agent: Arc<Agent>,
-    pub(super) proxy: Arc<proxy::Shared>,
-    pub(super) info: yard::Info,
+/// The node that lives in this process.
+pub(crate) struct LocalNode {
+    pub(crate) agent: Arc<Agent>,
+    pub(crate) proxy: Arc<proxy::Shared>,
+    pub(crate) info: yard::Info,
 }
 
 impl NodeApi for LocalNode {

@@ -1,0 +1,14 @@
+//! What a node is made of, wherever it runs: in the daemon (node-0) or in an agent of its own.
+//!
+//! ```text
+//!             daemon: StoreFeed, the registry         agent: RemoteFeed, the API over HTTP
+//!                          │                                   │
+//!  Feed ───► pods  ───► node::Agent ───► Upstream (over Objects) ───► status, events, claims
+//!   └──────► proxy ───► the kernel's virtual IPs
+//! ```
+
+pub(crate) mod feed;
+pub(crate) mod local;
+pub(crate) mod pods;
+pub(crate) mod proxy;
+pub(crate) mod upstream;
