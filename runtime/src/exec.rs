@@ -147,7 +147,9 @@ impl Script for Entering<'_> {
         let ready = Report::ready(warnings);
         channel.send(&ready, master.as_ref().map(AsFd::as_fd))?;
         drop((master, stdio, root, proc, self.cgroups));
-        sys::close_all_but(&[0, 1, 2, channel.as_fd().as_raw_fd()])?;
+        let waiting = [0, 1, 2, channel.as_fd().as_raw_fd()];
+        let kept: Vec<RawFd> = self.process.preserved().chain(waiting).collect();
+        sys::close_all_but(&kept)?;
         match channel.receive::<Order>()? {
             Some((Order::Start, _)) => Err(settled.execute()),
             _ => Err(Error::new(Kind::Internal, "given up before start")),
@@ -165,7 +167,8 @@ impl Entering<'_> {
         };
         let owned = stdio.iter().chain(&self.cgroups).chain([&self.target]);
         let channel = channel.as_fd().as_raw_fd();
-        owned.map(AsRawFd::as_raw_fd).chain([0, 1, 2, channel]).collect()
+        let preserved = self.process.preserved();
+        owned.map(AsRawFd::as_raw_fd).chain(preserved).chain([0, 1, 2, channel]).collect()
     }
 }
 

@@ -88,7 +88,10 @@ impl Script for Init<'_> {
         };
         ensure_cwd(&root, &plan.process.cwd)?;
         mounts::protect(&root, plan)?;
-        mounts::pivot(&root)?;
+        match plan.pivot {
+            true => mounts::pivot(&root)?,
+            false => mounts::cover(&root)?,
+        }
         if let Some(propagation) = plan.root_propagation {
             sys::mount_setattr(root.as_fd(), true, 0, 0, propagation)?;
         }
@@ -108,7 +111,9 @@ impl Script for Init<'_> {
         // What it waits with is nothing of the host's, also not what the caller had open.
         drop((master, stdio, root, proc, self.join, self.cgroups));
         let listener = self.listener.as_ref().map_or(0, AsRawFd::as_raw_fd);
-        sys::close_all_but(&[0, 1, 2, channel.as_fd().as_raw_fd(), listener])?;
+        let waiting = [0, 1, 2, channel.as_fd().as_raw_fd(), listener];
+        let kept: Vec<RawFd> = plan.process.preserved().chain(waiting).collect();
+        sys::close_all_but(&kept)?;
 
         let answer = wait_for_start(channel, self.listener)?;
         let error = settled.execute();
@@ -136,7 +141,8 @@ impl Init<'_> {
         let owned = owned.chain(self.join.iter().map(|(_, fd)| fd)).chain(&self.cgroups);
         let owned = owned.chain(root).chain(stdio).chain(&self.listener);
         let channel = channel.as_fd().as_raw_fd();
-        owned.map(AsRawFd::as_raw_fd).chain([0, 1, 2, channel]).collect()
+        let preserved = self.plan.process.preserved();
+        owned.map(AsRawFd::as_raw_fd).chain(preserved).chain([0, 1, 2, channel]).collect()
     }
 }
 

@@ -24,6 +24,7 @@ mod console;
 pub mod container;
 mod error;
 pub mod exec;
+pub mod features;
 mod init;
 mod mounts;
 pub mod namespaces;

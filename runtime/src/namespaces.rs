@@ -58,6 +58,15 @@ impl Kind {
         }
     }
 
+    /// Its name in the OCI spec.
+    pub fn spec_name(self) -> &'static str {
+        match self {
+            Kind::Mount => "mount",
+            Kind::Network => "network",
+            other => other.file_name(),
+        }
+    }
+
     /// The kind that the OCI spec names.
     ///
     /// # Errors

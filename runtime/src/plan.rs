@@ -36,6 +36,9 @@ pub struct Plan {
     pub root_read_only: bool,
     /// `MS_*` propagation of the root, set last.
     pub root_propagation: Option<u64>,
+    /// Whether the host's root is let go of by pivot_root(2), which the initial ramdisk's does not allow; else it stays
+    /// mounted beneath the container's, out of reach of paths.
+    pub pivot: bool,
     /// In the spec's order.
     pub mounts: Vec<MountPlan>,
     /// Device nodes beside the standard ones.
@@ -159,6 +162,7 @@ impl Plan {
                 .filter(|p| !p.is_empty())
                 .map(options::propagation)
                 .transpose()?,
+            pivot: true,
             mounts,
             devices: devices(&linux)?,
             masked_paths: paths(linux.masked_paths()),

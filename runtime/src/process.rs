@@ -38,6 +38,8 @@ pub struct ProcessPlan {
     pub terminal: bool,
     /// The terminal's first size.
     pub window: Option<WindowSize>,
+    /// How many of the caller's descriptors, from 3 on, the program gets. None of the host's, unless asked for.
+    pub preserved_fds: u32,
 }
 
 /// A resource limit.
@@ -124,7 +126,14 @@ impl ProcessPlan {
                     columns: u16::try_from(size.width()).ok()?,
                 })
             }),
+            preserved_fds: 0,
         })
+    }
+
+    /// The descriptors that the program gets beside its standard streams.
+    pub(crate) fn preserved(&self) -> impl Iterator<Item = std::os::fd::RawFd> {
+        let end = 3_i32.saturating_add(i32::try_from(self.preserved_fds).unwrap_or(i32::MAX - 3));
+        3..end
     }
 }
 
@@ -209,7 +218,7 @@ impl<'a> Settling<'a, '_> {
         }
         // As the user: chdir must not gain rights.
         self.change_directory().step(format!("chdir to {}", process.cwd.display()))?;
-        sys::close_range_cloexec(3)?;
+        sys::close_range_cloexec(3_u32.saturating_add(process.preserved_fds))?;
         Ok(Settled { args: &process.args, env, seccomp })
     }
 

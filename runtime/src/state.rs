@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::{Cgroup, Hierarchies};
 use crate::error::{Call, Error, Kind, Result, Step};
 
 /// Source: runtime-spec, runtime.md, "State".
@@ -28,6 +29,8 @@ pub enum Status {
     Created,
     /// It runs its program.
     Running,
+    /// It stands still, and everything else in its cgroup.
+    Paused,
     /// It has exited.
     Stopped,
 }
@@ -43,6 +46,10 @@ pub enum Verb {
     Delete,
     /// Run one more program.
     Exec,
+    /// Stand still.
+    Pause,
+    /// Go on.
+    Resume,
 }
 
 impl Status {
@@ -51,12 +58,14 @@ impl Status {
     /// # Errors
     /// `Invalid`, naming both. Source: runtime-spec, runtime.md, "Operations".
     pub fn permits(self, verb: Verb) -> Result<()> {
-        use Status::{Created, Running, Stopped};
+        use Status::{Created, Paused, Running, Stopped};
         match (verb, self) {
             (Verb::Start, Created)
-            | (Verb::Kill, Created | Running)
+            | (Verb::Kill, Created | Running | Paused)
             | (Verb::Delete, Stopped)
-            | (Verb::Exec, Created | Running) => Ok(()),
+            | (Verb::Exec, Created | Running | Paused)
+            | (Verb::Pause, Created | Running)
+            | (Verb::Resume, Paused) => Ok(()),
             (verb, status) => Err(Error::new(
                 Kind::Invalid,
                 format!("{verb:?} is not possible while {status:?}").to_lowercase(),
@@ -72,12 +81,18 @@ pub struct State {
     pub id: String,
     /// Absolute.
     pub bundle: PathBuf,
+    /// The root directory, absolute.
+    #[serde(default)]
+    pub rootfs: PathBuf,
     /// Path below every hierarchy.
     pub cgroup: PathBuf,
     /// The first process; 0 while creating.
     pub pid: i32,
     /// Clock ticks after boot. Source: proc_pid_stat(5), field 22.
     pub started_ticks: u64,
+    /// When it was created, RFC 3339.
+    #[serde(default)]
+    pub created: String,
 }
 
 /// A container's directory.
@@ -103,6 +118,16 @@ impl Directory {
     /// The container's id.
     pub fn name(&self) -> String {
         self.0.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Whether the id is taken.
+    pub fn exists(&self) -> bool {
+        self.0.exists()
     }
 
     /// Reserves the id.
@@ -177,6 +202,9 @@ impl Directory {
         }
         Ok(match (state.process()?, self.start_socket().exists()) {
             (None, _) => Status::Stopped,
+            (Some(_), _) if Cgroup::name(&Hierarchies::detect()?, &state.cgroup)?.freezing()? => {
+                Status::Paused
+            }
             (Some(_), true) => Status::Created,
             (Some(_), false) => Status::Running,
         })
@@ -246,12 +274,14 @@ mod tests {
     #[test]
     fn verbs_in_each_status() {
         let permitted = |status: Status| {
-            [Verb::Start, Verb::Kill, Verb::Delete, Verb::Exec].map(|v| status.permits(v).is_ok())
+            [Verb::Start, Verb::Kill, Verb::Delete, Verb::Exec, Verb::Pause, Verb::Resume]
+                .map(|v| status.permits(v).is_ok())
         };
-        assert_eq!(permitted(Status::Creating), [false; 4]);
-        assert_eq!(permitted(Status::Created), [true, true, false, true]);
-        assert_eq!(permitted(Status::Running), [false, true, false, true]);
-        assert_eq!(permitted(Status::Stopped), [false, false, true, false]);
+        assert_eq!(permitted(Status::Creating), [false; 6]);
+        assert_eq!(permitted(Status::Created), [true, true, false, true, true, false]);
+        assert_eq!(permitted(Status::Running), [false, true, false, true, true, false]);
+        assert_eq!(permitted(Status::Paused), [false, true, false, true, false, true]);
+        assert_eq!(permitted(Status::Stopped), [false, false, true, false, false, false]);
     }
 
     #[test]

@@ -30,9 +30,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::{Mode, OFlags, mkdirat, openat};
 
 pub use hierarchies::{Hierarchies, Layout};
-pub use libcgroups::stats::Stats;
+pub use libcgroups::stats::{BlkioDeviceStat, MemoryData, Stats};
 
-use tree::{collect_pids, read_all, read_populated, remove_tree, subdirectories};
+use tree::{collect_pids, read_all, read_event, read_populated, remove_tree, subdirectories};
 
 use crate::error::{Call, Error, Kind, Result, Step};
 
@@ -152,6 +152,44 @@ impl Cgroup {
         }
     }
 
+    /// Stops every process in it and below. Returns before they stand still: [`Cgroup::wait_frozen`] tells.
+    ///
+    /// # Errors
+    /// `Unsupported` before Linux 5.2.
+    ///
+    /// Source: cgroup-v2.rst, "cgroup.freeze"; it needs no controller, so it serves hybrid hosts too.
+    pub fn freeze(&self) -> Result<()> {
+        self.write("cgroup.freeze", "1").step(format!("freeze cgroup {}", self.path().display()))
+    }
+
+    /// Lets them go on.
+    ///
+    /// # Errors
+    /// As [`Cgroup::freeze`].
+    pub fn thaw(&self) -> Result<()> {
+        self.write("cgroup.freeze", "0").step(format!("thaw cgroup {}", self.path().display()))
+    }
+
+    /// Whether it was asked to stand still, be it there already or not.
+    ///
+    /// # Errors
+    /// Only if the kernel's file cannot be read; a cgroup that does not exist is not frozen.
+    pub fn freezing(&self) -> Result<bool> {
+        match self.open_file("cgroup.freeze", OFlags::RDONLY) {
+            Ok(fd) => Ok(read_all(fd).call(|| "read(cgroup.freeze)".into())?.trim() == "1"),
+            Err(e) if e.kind() == Kind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Waits until every process in it stands still. `Ok(false)` if the deadline passes first.
+    ///
+    /// # Errors
+    /// Only if the kernel's file cannot be read.
+    pub fn wait_frozen(&self, timeout: Duration) -> Result<bool> {
+        self.wait_event(timeout, |events| read_event(events, "frozen"))
+    }
+
     /// Whether any live process is in it or below. A cgroup that does not exist has none.
     ///
     /// # Errors
@@ -170,6 +208,15 @@ impl Cgroup {
     /// # Errors
     /// Only if the kernel's file cannot be read.
     pub fn wait_empty(&self, timeout: Duration) -> Result<bool> {
+        self.wait_event(timeout, |events| read_populated(events).map(|populated| !populated))
+    }
+
+    /// Waits until `cgroup.events` fulfils `holds`; a cgroup that does not exist fulfils everything.
+    fn wait_event(
+        &self,
+        timeout: Duration,
+        holds: impl Fn(&mut std::fs::File) -> Result<bool>,
+    ) -> Result<bool> {
         let deadline = Instant::now() + timeout;
         let mut events = match self.open_file("cgroup.events", OFlags::RDONLY) {
             Ok(fd) => std::fs::File::from(fd),
@@ -178,7 +225,7 @@ impl Cgroup {
         };
         loop {
             // Reading arms the notification for the next change.
-            if !read_populated(&mut events)? {
+            if holds(&mut events)? {
                 return Ok(true);
             }
             let left = deadline.saturating_duration_since(Instant::now());

@@ -12,6 +12,11 @@ use crate::error::{Call, Error, Kind, Result};
 
 /// The `populated` line of an open `cgroup.events`. Reading it arms the notification of the next change.
 pub(super) fn read_populated(events: &mut std::fs::File) -> Result<bool> {
+    read_event(events, "populated")
+}
+
+/// One line of an open `cgroup.events`.
+pub(super) fn read_event(events: &mut std::fs::File, name: &str) -> Result<bool> {
     use std::io::Seek;
     let mut text = String::new();
     let read = events.rewind().and_then(|()| events.take(4096).read_to_string(&mut text));
@@ -20,7 +25,7 @@ pub(super) fn read_populated(events: &mut std::fs::File) -> Result<bool> {
         Err(e) if e.raw_os_error() == Some(Errno::ENODEV as i32) => return Ok(false),
         other => other.call(|| "read(cgroup.events)".into())?,
     };
-    match text.lines().find_map(|line| line.strip_prefix("populated ")) {
+    match text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')) {
         Some("0") => Ok(false),
         Some("1") => Ok(true),
         _ => Err(Error::new(Kind::Internal, format!("cgroup.events: {text:?}"))),

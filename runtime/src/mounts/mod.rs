@@ -153,6 +153,14 @@ pub(crate) fn pivot(root: &OwnedFd) -> Result<()> {
     rustix::process::chdir("/").call(|| "chdir(\"/\")".into())
 }
 
+/// Makes `root`, which [`attach_root`] put on top of the host's, this process's root. The host's stays mounted beneath, as in
+/// an initial ramdisk it must; chroot(2) keeps paths from it.
+pub(crate) fn cover(root: &OwnedFd) -> Result<()> {
+    rustix::process::fchdir(root).call(|| "fchdir(root)".into())?;
+    rustix::process::chroot(".").call(|| "chroot(\".\")".into())?;
+    rustix::process::chdir("/").call(|| "chdir(\"/\")".into())
+}
+
 /// A procfs that nobody else has mounted: what is written through it goes where its name says
 /// (CVE-2025-52881).
 pub(crate) fn private_proc() -> Result<OwnedFd> {

@@ -111,6 +111,21 @@ pub(crate) fn propagation(name: &str) -> Result<u64> {
     }
 }
 
+/// Options that are ours to understand, sorted.
+pub(crate) fn names() -> Vec<String> {
+    let plain = ATTRIBUTES.iter().map(|(name, ..)| (*name).to_string());
+    let below = ATTRIBUTES.iter().map(|(name, ..)| format!("r{name}"));
+    let propagation = ["private", "slave", "shared", "unbindable"];
+    let propagation = propagation.iter().flat_map(|name| [(*name).to_string(), format!("r{name}")]);
+    let mut all: Vec<String> = plain
+        .chain(below)
+        .chain(propagation)
+        .chain(["bind", "rbind", "defaults"].map(str::to_string))
+        .collect();
+    all.sort();
+    all
+}
+
 /// One entry of the spec's `mounts`.
 pub(crate) fn parse(mount: &Mount) -> Result<MountPlan> {
     validate::inside("destination", mount.destination())?;

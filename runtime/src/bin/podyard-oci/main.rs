@@ -1,37 +1,81 @@
-//! `podyard-oci`: the runtime behind an OCI command line.
+//! `podyard-oci`: the runtime behind runc's command line. `podyard-oci --help` lists the commands; options.rs is the table.
 //!
-//! ```text
-//!   podyard-oci [--root DIR] create|run [--bundle DIR] [--pid-file FILE] [--console-socket PATH] ID
-//!   podyard-oci [--root DIR] start|state ID
-//!   podyard-oci [--root DIR] kill [--all] ID [SIGNAL]
-//!   podyard-oci [--root DIR] delete [--force] ID
-//!   podyard-oci [--root DIR] exec [--tty] [--user UID[:GID]] [--cwd DIR] [--env K=V] [--process FILE]
-//!                                 [--pid-file FILE] [--console-socket PATH] [--detach] ID COMMAND…
-//!   podyard-oci spec [--bundle DIR] · podyard-oci list
-//! ```
-//!
-//! Source: runtime-spec, runtime.md; the options are those of runc(8) that callers use.
+//! Source: runtime-spec, runtime.md; runc(8).
 #![forbid(unsafe_code)]
 
+mod create;
+mod end;
+mod events;
+mod features;
+mod inspect;
+mod log;
 mod options;
+mod process;
 mod relay;
 mod spec;
-mod verbs;
+mod store;
+mod update;
 
 use std::process::ExitCode;
 
+use runtime::{Error, Result};
+
+use log::Log;
+use options::Command;
+
+/// What runc's `exec` answers when the program never ran: other codes are the program's.
+const EXEC_FAILED: u8 = 255;
+
 fn main() -> ExitCode {
-    let outcome = options::parse(std::env::args().skip(1)).and_then(|command| {
-        if command.enters_containers() {
-            runtime::run_from_read_only_clone()?;
+    let command = match options::parse(std::env::args().skip(1)) {
+        Ok(command) => command,
+        Err(error) => {
+            Log::default().error(&error.to_string());
+            return ExitCode::FAILURE;
         }
-        verbs::run(&command)
-    });
-    match outcome {
+    };
+    let log = Log::of(&command);
+    match run(&command, &log) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("podyard-oci: {error}");
-            ExitCode::FAILURE
+            log.error(&error.to_string());
+            if command.verb == "exec" { ExitCode::from(EXEC_FAILED) } else { ExitCode::FAILURE }
         }
+    }
+}
+
+fn run(command: &Command, log: &Log) -> Result<u8> {
+    if command.has("--help") {
+        print!("{}", options::usage());
+        return Ok(0);
+    }
+    if command.has("--version") {
+        println!("podyard-oci version {}\nspec: {}", env!("CARGO_PKG_VERSION"), features::SPEC_VERSION);
+        return Ok(0);
+    }
+    if command.has("--systemd-cgroup") {
+        return Err(Error::unsupported("--systemd-cgroup", "cgroups are made directly, without systemd"));
+    }
+    if command.enters_containers() {
+        store::check_preserved(command)?;
+        runtime::run_from_read_only_clone()?;
+    }
+    match command.verb.as_str() {
+        "create" => create::create(command, log).map(|_| 0),
+        "run" => create::run(command, log),
+        "start" => create::start(command).map(|()| 0),
+        "exec" => process::exec(command, log),
+        "state" => inspect::state(command).map(|()| 0),
+        "list" => inspect::list(command).map(|()| 0),
+        "ps" => inspect::ps(command).map(|()| 0),
+        "features" => features::show().map(|()| 0),
+        "events" => events::events(command).map(|()| 0),
+        "kill" => end::kill(command).map(|()| 0),
+        "delete" => end::delete(command).map(|()| 0),
+        "pause" => end::pause(command).map(|()| 0),
+        "resume" => end::resume(command).map(|()| 0),
+        "update" => update::update(command).map(|()| 0),
+        "spec" => spec::write(command).map(|()| 0),
+        other => Err(Error::unsupported(other, "no such command here")),
     }
 }

@@ -1,11 +1,26 @@
 //! What `spec` writes: a container with a shell, restricted as containers are by default.
 
+use runtime::{Error, Result};
 use serde_json::{Value, json};
+
+use crate::options::Command;
+use crate::store::io;
+
+/// `spec`: writes a config.json to begin with, and never over one that is there.
+pub fn write(command: &Command) -> Result<()> {
+    if command.has("--rootless") {
+        return Err(Error::unsupported("--rootless", "containers are made by root here"));
+    }
+    let path = command.bundle().join("config.json");
+    let text = format!("{:#}\n", default_spec());
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(&path).map_err(io(&path))?;
+    std::io::Write::write_all(&mut file, text.as_bytes()).map_err(io(&path))
+}
 
 const CAPABILITIES: [&str; 3] = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
 
 /// A config.json to begin with.
-pub fn default_spec() -> Value {
+fn default_spec() -> Value {
     let mount = |to: &str, fs: &str, options: &[&str]| json!({"destination": to, "type": fs, "source": fs, "options": options});
     let namespaces = ["pid", "network", "ipc", "uts", "mount", "cgroup"].map(|t| json!({"type": t}));
     let seccomp = runtime::seccomp::default_profile(&CAPABILITIES);

@@ -1,0 +1,171 @@
+//! Making containers: `create`, `start` and both in one, `run`.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use oci_spec::runtime::Spec;
+use runtime::cgroup::Cgroup;
+use runtime::container::{CreateRequest, Parent, Root, StartGate, Stdio, create as make, start_at};
+use runtime::state::{Directory, State, Verb, process_start};
+use runtime::{Error, Kind, Plan, Result};
+
+use crate::end::destroy;
+use crate::log::{Log, rfc3339};
+use crate::options::Command;
+use crate::relay::{self, Signals};
+use crate::store::{cgroup_of, find, hand_over, io, load, own_stdio, write_pid_file};
+
+/// A container created, and what only its creator has.
+pub struct Made {
+    directory: Directory,
+    pidfd: OwnedFd,
+    /// Kept open: the first process takes its closing for the end of its creator.
+    start: StartGate,
+    console: Option<OwnedFd>,
+}
+
+/// `create`: everything but the program.
+pub fn create(command: &Command, log: &Log) -> Result<Made> {
+    let bundle = command.bundle();
+    let bundle = std::fs::canonicalize(&bundle).map_err(io(&bundle))?;
+    let spec: Spec = load(&bundle.join("config.json"))?;
+    // The spec's paths are relative to the bundle.
+    std::env::set_current_dir(&bundle).map_err(io(&bundle))?;
+    let root = spec.root().as_ref().map(|r| bundle.join(r.path())).unwrap_or_default();
+    let plan = Plan::from_spec(&spec)?;
+    let console = command.has("--console-socket");
+    if command.has("--detach") && plan.process.terminal && !console {
+        return Err(Error::invalid("--console-socket", "is needed for a detached terminal"));
+    }
+    if console && !plan.process.terminal {
+        return Err(Error::invalid("--console-socket", "is of no use without process.terminal"));
+    }
+    let directory = Directory::of(&command.root(), command.id()?)?;
+    if directory.exists() {
+        let text = format!("container with id {} already exists", directory.name());
+        return Err(Error::new(Kind::AlreadyExists, text));
+    }
+    directory.create()?;
+    let made = create_reserved(command, log, plan, root, &spec, bundle, &directory);
+    if made.is_err() {
+        // The id is ours, so what is there is of this attempt.
+        directory.remove()?;
+    }
+    made
+}
+
+fn create_reserved(
+    command: &Command,
+    log: &Log,
+    mut plan: Plan,
+    root: PathBuf,
+    spec: &Spec,
+    bundle: PathBuf,
+    directory: &Directory,
+) -> Result<Made> {
+    plan.pivot = !command.has("--no-pivot");
+    plan.process.preserved_fds = command.number("--preserve-fds")?.unwrap_or(0);
+    directory.save_spec(spec)?;
+    let cgroup = Cgroup::create(cgroup_path(&plan, command.id()?)?)?;
+    let made = (|| {
+        if cgroup.populated()? {
+            return Err(Error::new(Kind::Busy, format!("cgroup {} has processes", cgroup.path().display())));
+        }
+        if let Some(resources) = &plan.resources {
+            cgroup.apply_limits(resources)?;
+        }
+        // A caller that manages cgroups asks for statistics too, and on v1 hierarchies only what has a cgroup is counted.
+        if plan.cgroups_path.is_some() {
+            cgroup.account()?;
+        }
+        let listener = listen(&directory.start_socket())?;
+        let stdio = match plan.process.terminal {
+            true => Stdio::Terminal(None),
+            false => Stdio::Fds(own_stdio()?),
+        };
+        let rootfs = root.clone();
+        let created = make(CreateRequest {
+            plan,
+            root: Root::Path(root),
+            mounts: Vec::new(),
+            stdio,
+            namespaces: Default::default(),
+            cgroup: Some(cgroup.clone()),
+            parent: Parent::Caller,
+            start_listener: Some(listener),
+        })?;
+        created.warnings.iter().for_each(|warning| log.warning(warning));
+        let started_ticks = process_start(created.pid)?.map_or(0, |(_, ticks)| ticks);
+        directory.save_state(&State {
+            id: command.id()?.to_string(),
+            bundle,
+            rootfs,
+            cgroup: cgroup.path(),
+            pid: created.pid,
+            started_ticks,
+            created: rfc3339(SystemTime::now()),
+        })?;
+        let console = hand_over(command, created.console)?;
+        write_pid_file(command, created.pid)?;
+        Ok(Made { directory: directory.clone(), pidfd: created.pidfd, start: created.start, console })
+    })();
+    if made.is_err() {
+        destroy(&cgroup)?;
+    }
+    made
+}
+
+/// `run`: creates, starts, and unless detached waits and deletes.
+pub fn run(command: &Command, log: &Log) -> Result<u8> {
+    let signals = Signals::block()?;
+    let made = create(command, log)?;
+    let detach = command.has("--detach");
+    let outcome = start_at(&made.directory.start_socket()).and_then(|()| {
+        std::fs::remove_file(made.directory.start_socket()).map_err(io(&made.directory.start_socket()))?;
+        match detach {
+            true => Ok(0),
+            false => relay::wait(&made.pidfd, made.console, signals),
+        }
+    });
+    drop(made.start);
+    if outcome.is_err() || !(detach || command.has("--keep")) {
+        let state = made.directory.state()?;
+        destroy(&cgroup_of(&state)?)?;
+        made.directory.remove()?;
+    }
+    outcome
+}
+
+/// `start`: the program.
+pub fn start(command: &Command) -> Result<()> {
+    let (directory, state) = find(command)?;
+    directory.status(&state)?.permits(Verb::Start)?;
+    let started = start_at(&directory.start_socket());
+    std::fs::remove_file(directory.start_socket()).map_err(io(&directory.start_socket()))?;
+    started
+}
+
+/// Source: runtime-spec, config-linux.md, "Cgroups Path".
+fn cgroup_path(plan: &Plan, id: &str) -> Result<PathBuf> {
+    match &plan.cgroups_path {
+        Some(path) if path.to_string_lossy().matches(':').count() == 2 => {
+            Err(Error::unsupported("linux.cgroupsPath", "slices are systemd's, and it is not asked"))
+        }
+        Some(path) if path.is_absolute() => Ok(path.clone()),
+        Some(path) if !path.as_os_str().is_empty() => Ok(Path::new("/podyard-oci").join(path)),
+        // Flat, so that deleting leaves no parent behind.
+        _ => Ok(PathBuf::from(format!("/podyard-oci-{id}"))),
+    }
+}
+
+fn listen(path: &Path) -> Result<OwnedFd> {
+    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+    let made = || -> nix::Result<OwnedFd> {
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+        listen(&fd, Backlog::new(1)?)?;
+        Ok(fd)
+    };
+    made().map_err(|errno| Error::sys(format!("listen on {}", path.display()), errno))
+}

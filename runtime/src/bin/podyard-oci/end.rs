@@ -1,0 +1,110 @@
+//! Signals, pauses and the end of a container.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use runtime::cgroup::Cgroup;
+use runtime::state::{Directory, State, Status, Verb};
+use runtime::{Error, Kind, Result};
+
+use crate::options::Command;
+use crate::store::{cgroup_of, find};
+
+/// How long killed processes may take to be gone, and a freeze to take hold.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// `kill`: a signal to the first process or, with `--all`, to every process.
+pub fn kill(command: &Command) -> Result<()> {
+    let (directory, state) = find(command)?;
+    let signal = signal(command.args.get(1).map_or("TERM", String::as_str))?;
+    let status = directory.status(&state)?;
+    if command.has("--all") {
+        return kill_all(&state, signal);
+    }
+    status.permits(Verb::Kill)?;
+    let Some(pidfd) = state.process()? else {
+        return Err(Error::new(Kind::NotFound, "the container has just stopped"));
+    };
+    let named = rustix::process::Signal::from_named_raw(signal as i32);
+    let named = named.ok_or_else(|| Error::invalid("signal", signal))?;
+    rustix::process::pidfd_send_signal(&pidfd, named).map_err(|e| {
+        Error::sys(format!("pidfd_send_signal({signal})"), nix::errno::Errno::from_raw(e.raw_os_error()))
+    })
+}
+
+/// Also of a container whose first process has exited: others may run on in a shared PID namespace.
+fn kill_all(state: &State, signal: Signal) -> Result<()> {
+    let cgroup = cgroup_of(state)?;
+    if signal == Signal::SIGKILL {
+        return cgroup.kill();
+    }
+    for pid in cgroup.pids()? {
+        match nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal) {
+            Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
+            Err(e) => return Err(Error::sys(format!("kill({pid}, {signal})"), e)),
+        }
+    }
+    Ok(())
+}
+
+/// `delete`: forgets a stopped container; with `--force` any, which is killed first.
+pub fn delete(command: &Command) -> Result<()> {
+    let directory = Directory::of(&command.root(), command.id()?)?;
+    let state = match directory.state() {
+        // A create that was cut short left a reserved id; what is not there is deleted already.
+        Err(e) if e.kind() == Kind::NotFound && command.has("--force") => return directory.remove(),
+        Err(e) if e.kind() == Kind::NotFound => {
+            return Err(Error::new(Kind::NotFound, format!("container {} does not exist", directory.name())));
+        }
+        other => other.map_err(|e| e.within(format!("container {}", directory.name())))?,
+    };
+    if !command.has("--force") {
+        directory.status(&state)?.permits(Verb::Delete)?;
+    }
+    destroy(&cgroup_of(&state)?)?;
+    directory.remove()
+}
+
+/// Kills, sees it empty, removes.
+pub fn destroy(cgroup: &Cgroup) -> Result<()> {
+    cgroup.kill()?;
+    if !cgroup.wait_empty(DEADLINE)? {
+        let text = format!("cgroup {} still has processes", cgroup.path().display());
+        return Err(Error::new(Kind::Timeout, text));
+    }
+    cgroup.remove()
+}
+
+/// `pause`: every process of the container stands still.
+pub fn pause(command: &Command) -> Result<()> {
+    let (directory, state) = find(command)?;
+    directory.status(&state)?.permits(Verb::Pause)?;
+    let cgroup = cgroup_of(&state)?;
+    cgroup.freeze()?;
+    if cgroup.wait_frozen(DEADLINE)? {
+        return Ok(());
+    }
+    // Half frozen is neither: what cannot stop goes on.
+    cgroup.thaw()?;
+    Err(Error::new(Kind::Timeout, "a process did not stop; the container goes on"))
+}
+
+/// `resume`: they go on.
+pub fn resume(command: &Command) -> Result<()> {
+    let (directory, state) = find(command)?;
+    let status = directory.status(&state)?;
+    status.permits(Verb::Resume)?;
+    debug_assert_eq!(status, Status::Paused);
+    cgroup_of(&state)?.thaw()
+}
+
+/// A signal by number or name, with or without SIG.
+fn signal(text: &str) -> Result<Signal> {
+    let unknown = || Error::invalid("signal", format!("unknown {text:?}"));
+    if let Ok(number) = text.parse::<i32>() {
+        return Signal::try_from(number).map_err(|_| unknown());
+    }
+    let upper = text.to_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    format!("SIG{name}").parse().map_err(|_| unknown())
+}

@@ -1,0 +1,131 @@
+//! What there is: `state`, `list`, `ps`.
+
+use std::os::unix::fs::MetadataExt;
+
+use runtime::state::{Directory, State, Status};
+use runtime::{Error, Result};
+use serde_json::{Value, json};
+
+use crate::options::Command;
+use crate::store::{cgroup_of, find, io};
+
+/// `state`: one container, as the specification has it, with what runc adds.
+pub fn state(command: &Command) -> Result<()> {
+    let (directory, state) = find(command)?;
+    println!("{:#}", describe(&directory, &state)?);
+    Ok(())
+}
+
+fn describe(directory: &Directory, state: &State) -> Result<Value> {
+    let status = directory.status(state)?;
+    let spec = directory.spec()?;
+    let mut shown = json!({
+        "ociVersion": spec.version(),
+        "id": state.id,
+        "pid": if status == Status::Stopped { 0 } else { state.pid },
+        "status": status,
+        "bundle": state.bundle,
+        "rootfs": state.rootfs,
+        "created": state.created,
+        "owner": owner(directory),
+    });
+    if let Some(annotations) = spec.annotations() {
+        shown["annotations"] = json!(annotations);
+    }
+    Ok(shown)
+}
+
+/// The name of whom the state directory belongs to, by the host's own file of users; or the number.
+fn owner(directory: &Directory) -> String {
+    let Ok(uid) = std::fs::metadata(directory.path()).map(|found| found.uid()) else {
+        return String::new();
+    };
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let named = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_string())
+    });
+    named.unwrap_or_else(|| uid.to_string())
+}
+
+/// `list`: all containers below the root directory.
+pub fn list(command: &Command) -> Result<()> {
+    let root = command.root();
+    let mut names: Vec<String> = match std::fs::read_dir(&root) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        other => {
+            let entries = other.map_err(io(&root))?.collect::<Result<Vec<_>, _>>().map_err(io(&root))?;
+            entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        }
+    };
+    names.sort();
+    let mut all = Vec::new();
+    for name in names {
+        let directory = Directory::of(&root, &name)?;
+        // One whose create is under way or was cut short has no state to show.
+        if let Ok(state) = directory.state() {
+            all.push(describe(&directory, &state)?);
+        }
+    }
+    match (command.has("--quiet"), command.value("--format").unwrap_or("table")) {
+        (true, _) => all.iter().for_each(|one| println!("{}", text(&one["id"]))),
+        (false, "json") => println!("{}", Value::from(all)),
+        (false, "table") => {
+            let rows = all.iter().map(|one| {
+                ["id", "pid", "status", "bundle", "created", "owner"].map(|field| text(&one[field])).to_vec()
+            });
+            table(&["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"], rows.collect());
+        }
+        (false, other) => {
+            return Err(Error::invalid("--format", format!("{other:?} is neither table nor json")));
+        }
+    }
+    Ok(())
+}
+
+/// `ps`: the container's processes, as this PID namespace numbers them.
+pub fn ps(command: &Command) -> Result<()> {
+    let (_, state) = find(command)?;
+    let mut pids = cgroup_of(&state)?.pids()?;
+    pids.sort_unstable();
+    match command.value("--format").unwrap_or("table") {
+        "json" => println!("{}", json!(pids)),
+        "table" => {
+            let rows = pids.into_iter().filter_map(process_row);
+            table(&["UID", "PID", "PPID", "S", "RSS", "CMD"], rows.collect());
+        }
+        other => return Err(Error::invalid("--format", format!("{other:?} is neither table nor json"))),
+    }
+    Ok(())
+}
+
+/// One process; `None` if it ended meanwhile. proc_pid_status(5).
+fn process_row(pid: i32) -> Option<Vec<String>> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|rest| rest.split_whitespace().next()).unwrap_or("-").to_string()
+    };
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words: Vec<_> = command.split(|b| *b == 0).map(String::from_utf8_lossy).collect();
+    let words = words.join(" ");
+    let shown =
+        if words.trim().is_empty() { format!("[{}]", field("Name:")) } else { words.trim().to_string() };
+    Some(vec![field("Uid:"), pid.to_string(), field("PPid:"), field("State:"), field("VmRSS:"), shown])
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_string)
+}
+
+fn table(heads: &[&str], rows: Vec<Vec<String>>) {
+    let heads: Vec<String> = heads.iter().map(|head| head.to_string()).collect();
+    let width = |at: usize| rows.iter().chain([&heads]).map(|row| row[at].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..heads.len()).map(width).collect();
+    for row in [&heads].into_iter().chain(&rows) {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        println!("{}", cells.join("   ").trim_end());
+    }
+}

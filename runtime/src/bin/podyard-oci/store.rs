@@ -1,0 +1,96 @@
+//! Finding containers, and small things that several commands need.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use runtime::cgroup::{Cgroup, Hierarchies};
+use runtime::state::{Directory, State};
+use runtime::{Error, Kind, Result};
+
+use crate::options::Command;
+
+/// The container that the command names.
+///
+/// # Errors
+/// `NotFound`, with the words that callers look for.
+pub fn find(command: &Command) -> Result<(Directory, State)> {
+    let directory = Directory::of(&command.root(), command.id()?)?;
+    match directory.state() {
+        Err(e) if e.kind() == Kind::NotFound => {
+            Err(Error::new(Kind::NotFound, format!("container {} does not exist", directory.name())))
+        }
+        other => other.map(|state| (directory, state)),
+    }
+}
+
+/// A container's cgroup, which may or may not exist.
+pub fn cgroup_of(state: &State) -> Result<Cgroup> {
+    Cgroup::name(&Hierarchies::detect()?, &state.cgroup)
+}
+
+/// Refuses to hand on a descriptor that the caller did not open: by now nothing of ours has its number, later it might.
+pub fn check_preserved(command: &Command) -> Result<()> {
+    let count: u32 = command.number("--preserve-fds")?.unwrap_or(0);
+    for fd in 3..3_u32.saturating_add(count) {
+        let path = format!("/proc/self/fd/{fd}");
+        if std::fs::symlink_metadata(&path).is_err() {
+            return Err(Error::invalid("--preserve-fds", format!("descriptor {fd} is not open")));
+        }
+    }
+    Ok(())
+}
+
+/// Copies of our own standard streams.
+pub fn own_stdio() -> Result<[OwnedFd; 3]> {
+    let copy = |fd: std::os::fd::BorrowedFd<'_>| {
+        fd.try_clone_to_owned().map_err(|e| Error::new(Kind::Internal, format!("dup(stdio): {e}")))
+    };
+    Ok([copy(std::io::stdin().as_fd())?, copy(std::io::stdout().as_fd())?, copy(std::io::stderr().as_fd())?])
+}
+
+/// Written whole: who watches for it may read it at once.
+pub fn write_pid_file(command: &Command, pid: i32) -> Result<()> {
+    let Some(path) = command.path("--pid-file") else {
+        return Ok(());
+    };
+    let new = path.with_extension("new");
+    std::fs::write(&new, pid.to_string()).and_then(|()| std::fs::rename(&new, path)).map_err(io(path))
+}
+
+/// Sends the terminal to whoever listens on the console socket; gives it back if nobody is asked for.
+pub fn hand_over(command: &Command, console: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    use std::os::fd::AsRawFd;
+    let (Some(path), Some(master)) = (command.path("--console-socket"), &console) else {
+        return Ok(console);
+    };
+    let socket = std::os::unix::net::UnixStream::connect(path).map_err(io(path))?;
+    let data = [std::io::IoSlice::new(b"/dev/ptmx")];
+    let fds = [master.as_fd().as_raw_fd()];
+    let control = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<()>(socket.as_raw_fd(), &data, &control, MsgFlags::empty(), None)
+        .map_err(|errno| Error::sys("sendmsg(console socket)", errno))?;
+    Ok(None)
+}
+
+/// Reads a JSON file; `-` is standard input.
+pub fn load<T: for<'a> serde::Deserialize<'a>>(path: &Path) -> Result<T> {
+    let bytes = match path.to_str() {
+        Some("-") => {
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut std::io::stdin(), &mut bytes).map_err(io(path))?;
+            bytes
+        }
+        _ => std::fs::read(path).map_err(io(path))?,
+    };
+    serde_json::from_slice(&bytes).map_err(|e| Error::invalid(path.display(), e))
+}
+
+/// An error about a file.
+pub fn io(path: &Path) -> impl Fn(std::io::Error) -> Error {
+    let shown = path.display().to_string();
+    move |e| match e.raw_os_error() {
+        Some(raw) => Error::sys(shown.clone(), nix::errno::Errno::from_raw(raw)),
+        None => Error::new(Kind::Internal, format!("{shown}: {e}")),
+    }
+}
