@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use api::{Key, Object, Resource};
 
-use crate::kinds::PODS;
+use crate::kinds::{PODS, VOLUMES};
 use crate::ledger::Ledger;
 use crate::pod;
 
@@ -24,6 +24,8 @@ pub struct Cache {
     on_node: BTreeMap<String, BTreeSet<Key>>,
     /// Owners that are known to be gone. A uid never comes back; forgotten with their last dependent.
     gone: BTreeSet<String>,
+    /// Volumes that the store has said it does not have.
+    absent: BTreeSet<Key>,
     /// The newest deletion the watch told of, by kind.
     deleted: BTreeMap<&'static Resource, u64>,
     /// Which nodes and addresses the pods hold.
@@ -79,6 +81,20 @@ impl Cache {
     /// Forgets which deletions were told of: a list follows.
     pub fn forget_deletions(&mut self) {
         self.deleted.clear();
+        self.absent.clear();
+    }
+
+    /// Whether the store was asked for that volume and did not have it. Not being here is not enough: news may be
+    /// late.
+    pub fn is_absent(&self, volume: &Key) -> bool {
+        self.absent.contains(volume)
+    }
+
+    /// Notes that the store does not have that object. Kept for volumes alone, which data hangs on.
+    pub fn mark_absent(&mut self, key: &Key) {
+        if key.resource == *VOLUMES {
+            self.absent.insert(key.clone());
+        }
     }
 
     /// Whether the owner `uid` is known to be gone. Not being here is not enough: news may be late.
@@ -114,6 +130,7 @@ impl Cache {
     /// Takes in an object that is there for sure, and not known. Returns what was known of the key before.
     pub fn insert(&mut self, key: &Key, object: Arc<Object>) -> Option<Arc<Object>> {
         let old = self.take(key);
+        self.absent.remove(key);
         self.by_uid.insert(object.uid().into(), key.clone());
         for uid in references(&object) {
             self.dependents.entry(uid).or_default().insert(key.clone());

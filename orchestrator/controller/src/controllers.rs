@@ -297,12 +297,14 @@ impl Controllers {
                 if let Some(uid) = uid.clone() {
                     self.forget(&key, &uid);
                 }
+                self.cache.mark_absent(&key);
             }
             (Call::Read { uid, .. }, Err(error)) if error.kind() == Kind::NotFound => {
                 is_failed = false;
                 if let Some(uid) = uid.clone() {
                     self.forget(&key, &uid);
                 }
+                self.cache.mark_absent(&key);
             }
             (Call::Read { .. }, Err(_)) if flight.reads < READS_MAX => {
                 flight.reads += 1;

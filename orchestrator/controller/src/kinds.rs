@@ -17,6 +17,7 @@ pub static SERVICES: Kind = LazyLock::new(|| row("", "services"));
 pub static SLICES: Kind = LazyLock::new(|| row("discovery.k8s.io", "endpointslices"));
 pub static REPLICASETS: Kind = LazyLock::new(|| row("apps", "replicasets"));
 pub static STATEFULSETS: Kind = LazyLock::new(|| row("apps", "statefulsets"));
+pub static REVISIONS: Kind = LazyLock::new(|| row("apps", "controllerrevisions"));
 pub static CLAIMS: Kind = LazyLock::new(|| row("", "persistentvolumeclaims"));
 pub static VOLUMES: Kind = LazyLock::new(|| row("", "persistentvolumes"));
 pub static CLASSES: Kind = LazyLock::new(|| row("storage.k8s.io", "storageclasses"));

@@ -21,6 +21,12 @@ pub fn is_ready(pod: &Object) -> bool {
     ready_condition(pod).is_some_and(|condition| condition["status"] == "True")
 }
 
+/// Since when it has not been ready, if it was seen so.
+pub fn unready_since(pod: &Object) -> Option<Timestamp> {
+    let condition = ready_condition(pod).filter(|condition| condition["status"] != "True")?;
+    condition["lastTransitionTime"].as_str()?.parse().ok()
+}
+
 fn ready_condition(pod: &Object) -> Option<&Value> {
     pod.get_array("status.conditions").iter().find(|condition| condition["type"] == "Ready")
 }

@@ -113,11 +113,18 @@ pub fn concerned(
         for volume in states().filter_map(|claim| claim.get_str("spec.volumeName")) {
             item(Rule::Volume, Key::new(*kinds::VOLUMES, "", volume));
         }
-        for set in cache.list_in(*kinds::STATEFULSETS, &key.namespace) {
-            if statefulset::claim_ordinal(set, &key.name).is_some() {
-                item(Rule::StatefulSet, set.key());
+        for set in statefulset::sets_of_claim(&key.name) {
+            let set = Key::new(*kinds::STATEFULSETS, &key.namespace, set);
+            if cache.get(&set).is_some() {
+                item(Rule::StatefulSet, set);
             }
         }
+    } else if resource == *kinds::REVISIONS {
+        let owners = states().filter_map(|state| state.controller_owner());
+        for owner in owners.filter(|owner| owner.kind == kinds::STATEFULSETS.kind) {
+            item(Rule::StatefulSet, Key::new(*kinds::STATEFULSETS, &key.namespace, owner.name));
+        }
+        statefulset::set_of_revision(key).into_iter().for_each(|set| item(Rule::StatefulSet, set));
     } else if resource == *kinds::VOLUMES {
         item(Rule::Volume, key.clone());
         for state in states() {

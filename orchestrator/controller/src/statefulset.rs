@@ -15,10 +15,12 @@ mod revision;
 
 use std::collections::BTreeMap;
 
-use api::{Key, Object};
+use api::{Key, Object, RESERVED_ORDINALS, Timestamp, parse_ordinals};
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 
-pub use claims::claim_ordinal;
+pub use claims::set_names as sets_of_claim;
+pub use revision::set_of as set_of_revision;
 
 use crate::effect::Call;
 use crate::kinds::PODS;
@@ -26,7 +28,8 @@ use crate::plan::{Note, Plan};
 use crate::pod::{self, Availability};
 use crate::replicaset::{delete, own, write_status};
 use crate::rules::{View, selector};
-use order::{Identity, Pet, Rules, Step, Template};
+use claims::Claim;
+use order::{Alive, Health, Identity, Pet, Rules, Step, Strategy, Template};
 use revision::{REVISION_LABEL, Revisions};
 
 const COMPONENT: &str = "statefulset-controller";
@@ -34,6 +37,8 @@ const POD_NAME_LABEL: &str = "statefulset.kubernetes.io/pod-name";
 const POD_INDEX_LABEL: &str = "apps.kubernetes.io/pod-index";
 /// The first PetSets' switch: `"false"` on a pod holds everything behind it.
 const INITIALIZED: &str = "pod.alpha.kubernetes.io/initialized";
+/// So long unready, and of a revision that is not wanted, a pod is not expected to come back by itself.
+const BROKEN_AFTER_SECS: i64 = 10;
 
 /// The ordinal in a pod's name.
 fn ordinal(set: &Object, name: &str) -> Option<u64> {
@@ -50,28 +55,33 @@ fn pod_key(set: &Object, ordinal: u64) -> Key {
 pub fn look(view: &View<'_>, key: &Key) -> Plan {
     let mut plan = Plan::default();
     let Some(set) = view.cache.get(key) else { return plan };
-    let revisions = Revisions::of(set);
-    let pods = pods(view, set);
-    if !set.is_deleting() {
-        adopt(view, set, &mut plan);
-        if plan.is_empty() {
-            claims::retain(view.cache, set, &mut plan);
-        }
-        if plan.is_empty() {
-            revision::remember(set, &revisions, &mut plan);
-            let pets = pods.values().map(|pod| pet(set, &revisions, pod, view, &mut plan.wake)).collect();
-            let identity = |ordinal| identity(view, set, ordinal);
-            for step in order::order(&rules(set), &pets, &identity) {
-                carry_out(view, set, &revisions, step, &mut plan);
-            }
-        }
+    let (rules, pods) = (rules(set), pods(view, set));
+    if set.is_deleting() {
+        let revision = |path: &str| set.get_str(path).unwrap_or_default().to_owned();
+        let last = (&*revision("status.currentRevision"), &*revision("status.updateRevision"));
+        tell_status(set, last, &pods, view, &mut plan);
+        return plan;
+    }
+    adopt(view, set, &mut plan);
+    if plan.is_empty() {
+        claims::retain(view.cache, set, &rules, &mut plan);
+    }
+    if !plan.is_empty() {
+        return plan;
+    }
+    let Some(revisions) = revision::look(view, set, &mut plan) else { return plan };
+    let pets = pods.values().map(|pod| pet(set, &revisions, pod, view, &mut plan.wake)).collect();
+    let of_set = Own { view, set, rules: &rules, revisions: &revisions };
+    for step in order::order(&rules, &pets, &|ordinal| of_set.identity(ordinal)) {
+        of_set.carry_out(step, &mut plan);
     }
     if plan.is_empty() {
-        let status = status(set, &revisions, &pods, view, &mut plan.wake);
-        if set.get("status") != Some(&status) {
-            plan.call(write_status(set, status));
-        }
+        let all = pods.values().copied();
+        revision::forget(view, set, &revisions, all, &mut plan);
+        tell_status(set, (&revisions.current, &revisions.update), &pods, view, &mut plan);
     }
+    // Beside the rest: a claim that cannot grow holds up nobody.
+    claims::grow(view.cache, set, &rules, &mut plan);
     plan
 }
 
@@ -97,15 +107,38 @@ fn adopt(view: &View<'_>, set: &Object, plan: &mut Plan) {
 
 fn rules(set: &Object) -> Rules {
     let number = |path: &str| set.get_i64(path).and_then(|n| u64::try_from(n).ok());
+    let replicas = number("spec.replicas").unwrap_or(1);
+    let strategy = match set.get_str("spec.updateStrategy.type") {
+        Some("OnDelete") => Strategy::OnDelete,
+        Some("Recreate") => Strategy::Recreate,
+        _ => Strategy::Rolling {
+            partition: number("spec.updateStrategy.rollingUpdate.partition").unwrap_or(0),
+            max_unavailable: max_unavailable(
+                set.get("spec.updateStrategy.rollingUpdate.maxUnavailable"),
+                replicas,
+            ),
+        },
+    };
     Rules {
         start: number("spec.ordinals.start").unwrap_or(0),
-        replicas: number("spec.replicas").unwrap_or(1),
+        replicas,
+        // One that cannot be read was refused when it was written.
+        reserved: set.annotation(RESERVED_ORDINALS).and_then(parse_ordinals).unwrap_or_default(),
         is_parallel: set.get_str("spec.podManagementPolicy") == Some("Parallel"),
-        updates_from: match set.get_str("spec.updateStrategy.type") {
-            Some("OnDelete") => None,
-            _ => Some(number("spec.updateStrategy.rollingUpdate.partition").unwrap_or(0)),
-        },
+        strategy,
     }
+}
+
+/// A number, or a percentage of the replicas rounded down; at least 1.
+fn max_unavailable(value: Option<&Value>, replicas: u64) -> u64 {
+    let number = match value {
+        Some(Value::String(text)) => {
+            let percent = text.strip_suffix('%').and_then(|number| number.parse::<u64>().ok());
+            percent.map(|percent| replicas.saturating_mul(percent) / 100)
+        }
+        value => value.and_then(Value::as_u64),
+    };
+    number.unwrap_or(1).max(1)
 }
 
 fn pet(
@@ -113,146 +146,203 @@ fn pet(
     revisions: &Revisions,
     pod: &Object,
     view: &View<'_>,
-    wake: &mut Option<jiff::Timestamp>,
+    wake: &mut Option<Timestamp>,
 ) -> (u64, Pet) {
-    let min_ready = set.get_i64("spec.minReadySeconds").unwrap_or(0);
+    let is_at = |revision: &str| pod.label(REVISION_LABEL) == Some(revision);
+    let (is_updated, is_current) = (is_at(&revisions.update), is_at(&revisions.current));
     let pet = if pod.is_deleting() {
-        Pet::Ending
+        Pet::Ending { is_updated }
     } else if pod::is_terminal(pod) {
-        Pet::Ended
+        Pet::Ended { is_updated }
     } else {
-        let is_updated = pod.label(REVISION_LABEL) == Some(&revisions.update);
-        let is_held = pod.annotation(INITIALIZED) == Some("false");
-        let is_well = match pod::availability(pod, min_ready, view.now) {
-            Availability::Available => !is_held,
-            Availability::From(time) => {
-                *wake = Some(wake.map_or(time, |wake| wake.min(time)));
-                false
-            }
-            Availability::Unready => false,
-        };
-        // Ready, but not for long enough, blocks what follows and yet is not broken.
+        let (health, from) = health(set, pod, view.now);
+        // When it counts as broken matters only to what may be replaced.
+        if health == Health::Young || !is_updated || !is_current {
+            sooner(wake, from);
+        }
         let is_started = pod.get_str("status.phase") == Some("Running");
-        Pet::Alive { is_updated, is_well, is_ready: pod::is_ready(pod), is_started }
+        Pet::Alive(Alive { is_updated, is_current, health, is_started })
     };
     (ordinal(set, pod.name()).unwrap_or(0), pet)
 }
 
-/// What stands in the way of a pod.
-fn identity(view: &View<'_>, set: &Object, ordinal: u64) -> Identity {
-    let is_ours = |pod: &Object| pod::manager(pod) == Some(set.uid());
-    if view.cache.get(&pod_key(set, ordinal)).is_some_and(|pod| !is_ours(pod)) {
-        // Somebody else's pod, or one of a set of the same name before: never a second one.
-        return Identity::Taken;
-    }
-    claims::identity(view.cache, set, ordinal)
+fn sooner(wake: &mut Option<Timestamp>, time: Option<Timestamp>) {
+    *wake = (*wake).into_iter().chain(time).min();
 }
 
-fn carry_out(view: &View<'_>, set: &Object, revisions: &Revisions, step: Step, plan: &mut Plan) {
-    match step {
-        Step::Claims(ordinal) => claims::create(view.cache, set, ordinal, plan),
-        Step::Create(ordinal, template) => {
-            let pod = new_pod(set, revisions, ordinal, template);
-            let name = pod.name().to_owned();
-            let of = format!("create Pod {name} in StatefulSet {}", set.name());
-            plan.told(
-                Call::Create { object: pod },
-                Note::normal(set, COMPONENT, "SuccessfulCreate", format!("{of} successful")),
-                Note::warning(set, COMPONENT, "FailedCreate", format!("{of} failed error: ")),
-            );
-        }
-        Step::Delete(ordinal) => {
-            let Some(pod) = view.cache.get(&pod_key(set, ordinal)) else { return };
-            if claims::follow(view.cache, set, ordinal, pod, plan) {
-                return;
+/// How a pod does, and when time alone will change that.
+fn health(set: &Object, pod: &Object, now: Timestamp) -> (Health, Option<Timestamp>) {
+    let min_ready = set.get_i64("spec.minReadySeconds").unwrap_or(0);
+    match pod::availability(pod, min_ready, now) {
+        Availability::Available if pod.annotation(INITIALIZED) == Some("false") => (Health::Young, None),
+        Availability::Available => (Health::Well, None),
+        Availability::From(time) => (Health::Young, Some(time)),
+        Availability::Unready => {
+            let since = pod::unready_since(pod).or_else(|| pod.creation_timestamp()).unwrap_or(now);
+            match since.saturating_add(SignedDuration::from_secs(BROKEN_AFTER_SECS)) {
+                Ok(from) if from > now => (Health::Faltering, Some(from)),
+                _ => (Health::Broken, None),
             }
-            let of = format!("delete Pod {} in StatefulSet {}", pod.name(), set.name());
-            plan.told(
-                delete(pod),
-                Note::normal(set, COMPONENT, "SuccessfulDelete", format!("{of} successful")),
-                Note::warning(set, COMPONENT, "FailedDelete", format!("{of} failed error: ")),
-            );
         }
-        Step::Blocked(ordinal) => plan.notes.push(Note::warning(
-            set,
-            COMPONENT,
-            "FailedCreate",
-            format!("create Pod {}-{ordinal}: a pod of that name is not this set's", set.name()),
-        )),
     }
 }
 
-/// The pod of an identity: the template, with its name, labels, hostname and claims.
-fn new_pod(set: &Object, revisions: &Revisions, ordinal: u64, template: Template) -> Object {
-    let (body, revision) = match template {
-        Template::Current => revisions.current_template(set),
-        Template::Update => (set.0["spec"]["template"].clone(), revisions.update.as_str()),
-    };
-    let key = pod_key(set, ordinal);
-    let mut pod = pod::from_template(&body, &key, &set.as_controller_owner());
-    let labels = [
-        (POD_NAME_LABEL, key.name.clone()),
-        (POD_INDEX_LABEL, ordinal.to_string()),
-        (REVISION_LABEL, revision.to_owned()),
-    ];
-    let mut all = pod.labels().clone();
-    all.extend(labels.map(|(name, value)| (name.to_owned(), Value::String(value))));
-    pod.set("metadata.labels", all);
-    pod.set("spec.hostname", key.name.as_str());
-    if let Some(service) = set.get_str("spec.serviceName").filter(|name| !name.is_empty()) {
-        pod.set("spec.subdomain", service);
+/// A set, and what is known of it.
+struct Own<'a> {
+    view: &'a View<'a>,
+    set: &'a Object,
+    rules: &'a Rules,
+    revisions: &'a Revisions,
+}
+
+impl Own<'_> {
+    /// The pod of an ordinal, whoever's it is.
+    fn pod(&self, ordinal: u64) -> Option<&Object> {
+        self.view.cache.get(&pod_key(self.set, ordinal)).map(AsRef::as_ref)
     }
-    let claims = claims::of(set, ordinal);
-    let mut volumes = pod.get_array("spec.volumes").to_vec();
-    volumes.retain(|volume| !claims.iter().any(|claim| volume["name"] == claim.template));
-    volumes.extend(claims.into_iter().map(
-        |claim| json!({"name": claim.template, "persistentVolumeClaim": {"claimName": claim.key.name}}),
-    ));
-    if !volumes.is_empty() {
-        pod.set("spec.volumes", volumes);
+
+    /// The claims that the pod of an ordinal mounts, or that a new one will.
+    fn claims(&self, ordinal: u64) -> Vec<Claim<'_>> {
+        let of = |template| claims::of(self.set, self.revisions.of(template).1, ordinal);
+        match self.pod(ordinal) {
+            None => of(self.rules.template(ordinal)),
+            Some(pod) => {
+                let mut all = of(Template::Update);
+                let before = of(Template::Current);
+                all.extend(before.into_iter().filter(|claim| {
+                    let update = self.revisions.of(Template::Update).1;
+                    !update.iter().any(|template| template["metadata"]["name"] == claim.template)
+                }));
+                claims::mounted(all, pod)
+            }
+        }
     }
-    pod
+
+    /// What stands in the way of a pod.
+    fn identity(&self, ordinal: u64) -> Identity {
+        let is_ours = |pod: &Object| pod::manager(pod) == Some(self.set.uid());
+        if self.pod(ordinal).is_some_and(|pod| !is_ours(pod)) {
+            // Somebody else's pod, or one of a set of the same name before: never a second one.
+            return Identity::Taken;
+        }
+        claims::identity(self.view.cache, self.set, &self.claims(ordinal))
+    }
+
+    fn carry_out(&self, step: Step, plan: &mut Plan) {
+        let (cache, set) = (self.view.cache, self.set);
+        match step {
+            Step::Claims(ordinal) => {
+                claims::create(cache, set, &self.claims(ordinal), self.pod(ordinal), plan);
+            }
+            Step::Forsake(ordinal) => claims::forsake(cache, set, &self.claims(ordinal), plan),
+            Step::Await(ordinal) => claims::announce(cache, set, &self.claims(ordinal), plan),
+            Step::Create(ordinal, template) => {
+                let pod = self.new_pod(ordinal, template);
+                let of = format!("create Pod {} in StatefulSet {}", pod.name(), set.name());
+                plan.told(
+                    Call::Create { object: pod },
+                    Note::normal(set, COMPONENT, "SuccessfulCreate", format!("{of} successful")),
+                    Note::warning(set, COMPONENT, "FailedCreate", format!("{of} failed error: ")),
+                );
+            }
+            Step::Delete(ordinal) => {
+                let Some(pod) = self.pod(ordinal) else { return };
+                if claims::follow(cache, set, self.rules, ordinal, pod, plan) {
+                    return;
+                }
+                claims::announce(cache, set, &self.claims(ordinal), plan);
+                let of = format!("delete Pod {} in StatefulSet {}", pod.name(), set.name());
+                plan.told(
+                    delete(pod),
+                    Note::normal(set, COMPONENT, "SuccessfulDelete", format!("{of} successful")),
+                    Note::warning(set, COMPONENT, "FailedDelete", format!("{of} failed error: ")),
+                );
+            }
+            Step::Blocked(ordinal) => plan.notes.push(Note::warning(
+                set,
+                COMPONENT,
+                "FailedCreate",
+                format!("create Pod {}-{ordinal}: a pod of that name is not this set's", set.name()),
+            )),
+        }
+    }
+
+    /// The pod of an identity: the template, with its name, labels, hostname and claims.
+    fn new_pod(&self, ordinal: u64, template: Template) -> Object {
+        let set = self.set;
+        let (body, templates, revision) = self.revisions.of(template);
+        let key = pod_key(set, ordinal);
+        let mut pod = pod::from_template(body, &key, &set.as_controller_owner());
+        let labels = [
+            (POD_NAME_LABEL, key.name.clone()),
+            (POD_INDEX_LABEL, ordinal.to_string()),
+            (REVISION_LABEL, revision.to_owned()),
+        ];
+        let mut all = pod.labels().clone();
+        all.extend(labels.map(|(name, value)| (name.to_owned(), Value::String(value))));
+        pod.set("metadata.labels", all);
+        pod.set("spec.hostname", key.name.as_str());
+        if let Some(service) = set.get_str("spec.serviceName").filter(|name| !name.is_empty()) {
+            pod.set("spec.subdomain", service);
+        }
+        let claims = claims::of(set, templates, ordinal);
+        let mut volumes = pod.get_array("spec.volumes").to_vec();
+        volumes.retain(|volume| !claims.iter().any(|claim| volume["name"] == claim.template));
+        volumes.extend(claims.into_iter().map(
+            |claim| json!({"name": claim.template, "persistentVolumeClaim": {"claimName": claim.key.name}}),
+        ));
+        if !volumes.is_empty() {
+            pod.set("spec.volumes", volumes);
+        }
+        pod
+    }
+}
+
+fn tell_status(
+    set: &Object,
+    revisions: (&str, &str),
+    pods: &BTreeMap<u64, &Object>,
+    view: &View<'_>,
+    plan: &mut Plan,
+) {
+    let status = status(set, revisions, pods, view.now, &mut plan.wake);
+    if set.get("status") != Some(&status) {
+        plan.call(write_status(set, status));
+    }
 }
 
 fn status(
     set: &Object,
-    revisions: &Revisions,
+    (current, update): (&str, &str),
     pods: &BTreeMap<u64, &Object>,
-    view: &View<'_>,
-    wake: &mut Option<jiff::Timestamp>,
+    now: Timestamp,
+    wake: &mut Option<Timestamp>,
 ) -> Value {
     let min_ready = set.get_i64("spec.minReadySeconds").unwrap_or(0);
     let live: Vec<&&Object> = pods.values().filter(|pod| pod::is_active(pod)).collect();
     let at = |revision: &str| live.iter().filter(|pod| pod.label(REVISION_LABEL) == Some(revision)).count();
     let mut available = 0;
     for pod in &live {
-        match pod::availability(pod, min_ready, view.now) {
+        match pod::availability(pod, min_ready, now) {
             Availability::Available => available += 1,
-            Availability::From(time) => *wake = Some(wake.map_or(time, |wake| wake.min(time))),
+            Availability::From(time) => sooner(wake, Some(time)),
             Availability::Unready => {}
         }
     }
     let ready = live.iter().filter(|pod| pod::is_ready(pod)).count();
-    let rules = rules(set);
-    let replicas = usize::try_from(rules.replicas).unwrap_or(usize::MAX);
-    let is_complete = rules.updates_from == Some(0)
-        && at(&revisions.update) == replicas
-        && ready == replicas
-        && pods.len() == replicas;
-    let current = if is_complete { &revisions.update } else { &revisions.current };
+    let replicas = usize::try_from(set.get_i64("spec.replicas").unwrap_or(1)).unwrap_or(usize::MAX);
+    let is_complete = at(update) == replicas && ready == replicas && pods.len() == replicas;
+    let current = if is_complete { update } else { current };
     let mut status = json!({
         "observedGeneration": set.generation(),
         "replicas": pods.len(),
         "availableReplicas": available,
         "currentRevision": current,
-        "updateRevision": revisions.update,
-        "collisionCount": 0,
+        "updateRevision": update,
+        "collisionCount": set.get_i64("status.collisionCount").unwrap_or(0),
     });
-    let counts = [
-        ("readyReplicas", ready),
-        ("currentReplicas", at(current)),
-        ("updatedReplicas", at(&revisions.update)),
-    ];
+    let counts =
+        [("readyReplicas", ready), ("currentReplicas", at(current)), ("updatedReplicas", at(update))];
     for (field, count) in counts {
         if count > 0 {
             status[field] = count.into();
@@ -262,191 +352,5 @@ fn status(
 }
 
 #[cfg(test)]
-mod tests {
-    use api::Part;
-
-    use super::*;
-    use crate::testing::{look, owned, pod as bare, ready, summary, with};
-
-    fn set(replicas: u64, patch: Value) -> Object {
-        let base = json!({
-            "apiVersion": "apps/v1", "kind": "StatefulSet",
-            "metadata": {"name": "web", "namespace": "n", "uid": "u", "resourceVersion": "1", "generation": 2},
-            "spec": {
-                "replicas": replicas, "serviceName": "front", "podManagementPolicy": "OrderedReady",
-                "selector": {"matchLabels": {"app": "web"}},
-                "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}},
-                "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c"}]}},
-                "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"]}}],
-            },
-        });
-        with(&Object(base), patch)
-    }
-
-    fn claim(ordinal: u64, patch: Value) -> Object {
-        let base = json!({
-            "apiVersion": "v1", "kind": "PersistentVolumeClaim",
-            "metadata": {"name": format!("data-web-{ordinal}"), "namespace": "n", "uid": format!("c{ordinal}"),
-                "resourceVersion": "1"},
-        });
-        with(&Object(base), patch)
-    }
-
-    /// The pet of an ordinal, well and of the set's own template.
-    fn pet(set: &Object, ordinal: u64) -> Object {
-        let pod = bare(&format!("web-{ordinal}"), ready(&format!("10.0.0.{}", ordinal + 2)));
-        let revision = Revisions::of(set).update;
-        owned(with(&pod, json!({"metadata": {"labels": {REVISION_LABEL: revision}}})), set)
-    }
-
-    fn plan_of(set: &Object, others: &[Object]) -> Plan {
-        look(super::look, &set.key(), others.iter().cloned().chain([set.clone()]))
-    }
-
-    #[track_caller]
-    fn check(set: &Object, others: &[Object], expect: &[&str]) {
-        assert_eq!(summary(&plan_of(set, others)), expect);
-    }
-
-    const ENDING: &str = "1970-01-01T00:00:00Z";
-
-    #[test]
-    fn the_claim_is_created_then_the_pod() {
-        let set = set(2, json!({}));
-        check(&set, &[], &["create data-web-0"]);
-        check(&set, &[claim(0, json!({}))], &["create web-0"]);
-    }
-
-    #[test]
-    fn a_pet_has_its_name_labels_hostname_and_claims() {
-        let plan = plan_of(&set(1, json!({})), &[claim(0, json!({}))]);
-        let Call::Create { object: pod } = &plan.steps[0].call else { panic!("{plan:?}") };
-        assert_eq!(pod.label(POD_NAME_LABEL), Some("web-0"));
-        assert_eq!(pod.label(POD_INDEX_LABEL), Some("0"));
-        assert_eq!(pod.label(REVISION_LABEL), Some(Revisions::of(&set(1, json!({}))).update.as_str()));
-        assert_eq!(
-            (pod.get_str("spec.hostname"), pod.get_str("spec.subdomain")),
-            (Some("web-0"), Some("front"))
-        );
-        assert_eq!(pod::claims(pod).collect::<Vec<_>>(), ["data-web-0"]);
-        assert_eq!(pod.controller_owner().unwrap().uid, "u");
-    }
-
-    #[test]
-    fn a_pod_of_the_name_that_is_not_ours_is_never_doubled() {
-        let set = set(1, json!({}));
-        let foreign = bare("web-0", json!({"metadata": {"labels": {"app": "other"}}}));
-        let before = with(&set, json!({"metadata": {"uid": "before"}}));
-        let of_another = owned(bare("web-0", json!({"metadata": {"deletionTimestamp": ENDING}})), &before);
-        for pod in [foreign, of_another] {
-            let plan = plan_of(&set, &[claim(0, json!({})), pod]);
-            assert!(!summary(&plan).iter().any(|call| call.starts_with("create")), "{plan:?}");
-            assert_eq!(plan.notes.len(), 1, "it is told");
-        }
-    }
-
-    #[test]
-    fn a_pod_of_the_name_that_nobody_manages_is_adopted() {
-        check(&set(1, json!({})), &[bare("web-0", json!({}))], &["update web-0"]);
-        check(
-            &set(1, json!({})),
-            &[bare("web-0", json!({"status": {"phase": "Failed"}}))],
-            &["update web-0"],
-        );
-    }
-
-    #[test]
-    fn a_claim_that_is_going_is_waited_for() {
-        let going = claim(0, json!({"metadata": {"deletionTimestamp": ENDING}}));
-        check(&set(1, json!({})), &[going], &["status web"]);
-    }
-
-    #[test]
-    fn claims_are_kept_unless_the_set_says_otherwise() {
-        let keeping = set(0, json!({}));
-        check(&keeping, &[claim(0, json!({})), pet(&keeping, 0)], &["delete web-0"]);
-        let policy = json!({"spec": {"persistentVolumeClaimRetentionPolicy": {"whenScaled": "Delete"}}});
-        let leaving = set(0, policy.clone());
-        let pod = pet(&leaving, 0);
-        check(&leaving, &[claim(0, json!({})), pod.clone()], &["update data-web-0"]);
-        let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "web-0", "uid": pod.uid()});
-        let following = claim(0, json!({"metadata": {"ownerReferences": [owner]}}));
-        check(&leaving, &[following.clone(), pod.clone()], &["delete web-0"]);
-        // Scaled up again in time: the claim stays. Too late: it goes, and a new one comes after it.
-        let back = set(1, policy);
-        let pod = with(&pod, json!({"metadata": {"labels": {REVISION_LABEL: Revisions::of(&back).update}}}));
-        check(&back, &[following.clone(), pod], &["update data-web-0"]);
-        check(&back, &[following], &["status web"]);
-    }
-
-    #[test]
-    fn claims_belong_to_the_set_if_they_shall_go_with_it() {
-        let policy = json!({"spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete"}}});
-        let set = set(1, policy);
-        check(&set, &[claim(0, json!({})), pet(&set, 0)], &["update data-web-0"]);
-        let Call::Create { object } = &plan_of(&set, &[]).steps[0].call else { panic!() };
-        assert_eq!(object.owner_references()[0].uid, "u");
-        let keeping = self::set(1, json!({}));
-        let owned = with(object, json!({"metadata": {"uid": "c0", "resourceVersion": "1"}}));
-        check(&keeping, &[owned, pet(&keeping, 0)], &["update data-web-0"]);
-    }
-
-    #[test]
-    fn the_first_petsets_switch_holds_what_follows() {
-        let set = set(2, json!({}));
-        let held = with(&pet(&set, 0), json!({"metadata": {"annotations": {INITIALIZED: "false"}}}));
-        check(&set, &[claim(0, json!({})), held], &["status web"]);
-    }
-
-    #[test]
-    fn the_current_template_is_kept_for_those_below_a_partition() {
-        let partition = json!({"spec": {"updateStrategy": {"rollingUpdate": {"partition": 1}}}});
-        let first = set(2, partition);
-        let plan =
-            plan_of(&first, &[claim(0, json!({})), pet(&first, 0), claim(1, json!({})), pet(&first, 1)]);
-        let Call::Update { object: kept, part: Part::Main } = &plan.steps[0].call else { panic!("{plan:?}") };
-        let current = Revisions::of(&first).update;
-        let new_template = json!({
-            "spec": {"template": {"spec": {"containers": [{"name": "new"}]}}},
-            "status": {"currentRevision": current},
-        });
-        let updated = with(kept, new_template);
-        let plan = plan_of(&updated, &[claim(0, json!({})), claim(1, json!({})), pet(&first, 1)]);
-        let Call::Create { object: pod } = &plan.steps[0].call else { panic!("{plan:?}") };
-        assert_eq!((pod.name(), pod.get_str("spec.containers.0.name")), ("web-0", Some("c")));
-        assert_eq!(pod.label(REVISION_LABEL), Some(current.as_str()));
-    }
-
-    #[test]
-    fn revisions_meet_when_the_roll_out_is_complete() {
-        let first = set(1, json!({}));
-        let change = json!({"spec": {"template": {"spec": {"containers": [{"name": "new"}]}}},
-            "status": {"currentRevision": Revisions::of(&first).update}});
-        let updated = with(&first, change);
-        let status = |pod: Object| {
-            let plan = plan_of(&updated, &[claim(0, json!({})), pod]);
-            let Call::Update { object, part: Part::Status } = &plan.steps[0].call else { panic!("{plan:?}") };
-            object.0["status"].clone()
-        };
-        check(&updated, &[claim(0, json!({})), pet(&first, 0)], &["delete web-0"]);
-        let done = status(pet(&updated, 0));
-        assert_eq!(done["currentRevision"], done["updateRevision"]);
-        assert_eq!((&done["readyReplicas"], &done["updatedReplicas"]), (&json!(1), &json!(1)));
-        let unready = with(&pet(&updated, 0), json!({"status": {"conditions": []}}));
-        let waiting = status(unready);
-        assert_ne!(waiting["currentRevision"], waiting["updateRevision"]);
-    }
-
-    #[test]
-    fn ordinals_are_read_strictly() {
-        let set = set(1, json!({}));
-        let check = |name: &str, expect: Option<u64>| assert_eq!(ordinal(&set, name), expect, "{name}");
-        check("web-0", Some(0));
-        check("web-10", Some(10));
-        for odd in ["web-01", "web-", "web", "web-a", "web-+1", "web-0-0", "other-0", "web--1"] {
-            check(odd, None);
-        }
-        assert_eq!(claim_ordinal(&set, "data-web-3"), Some(3));
-        assert_eq!(claim_ordinal(&set, "log-web-3"), None);
-    }
-}
+#[path = "statefulset/tests.rs"]
+mod tests;

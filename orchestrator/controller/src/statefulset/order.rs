@@ -1,35 +1,86 @@
 //! In which order: the rules of StatefulSet on plain values.
+//!
+//! ```text
+//!  settle   what should be there, from the lowest up           OrderedReady: each waits for those below it
+//!  surplus  what should not, from the highest down             OrderedReady: each waits for those above it
+//!  roll     what is of another revision, from the highest down at most maxUnavailable at once
+//! ```
+//! A pet that is *off target* is of another revision than a new pod of its ordinal would be. One that is off target
+//! and broken is replaced, not waited for: it will not get well by waiting, and what would mend it is known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Most steps of one look at a `Parallel` set; the rest follow when these are done.
+const BURST: usize = 100;
 
 /// What a set asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// The lowest ordinal.
     pub start: u64,
     /// How many.
     pub replicas: u64,
+    /// Ordinals left out; the next ones are used in their place.
+    pub reserved: BTreeSet<u64>,
     /// Nobody waits for anybody, except updates for each other.
     pub is_parallel: bool,
-    /// Updates roll over identities from this position on; `None` waits for people to delete pods.
-    pub updates_from: Option<u64>,
+    /// How pods get the update revision.
+    pub strategy: Strategy,
+}
+
+/// How pods get the update revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// When people delete them.
+    OnDelete,
+    /// A few at a time, from the highest down.
+    Rolling {
+        /// Counted from the lowest ordinal: those below it stay at the current revision.
+        partition: u64,
+        /// Most that may be unavailable for the update's sake; at least 1.
+        max_unavailable: u64,
+    },
+    /// All go, then all come: no two revisions run at the same time.
+    Recreate,
 }
 
 impl Rules {
-    fn wants(&self, ordinal: u64) -> bool {
-        ordinal >= self.start && ordinal - self.start < self.replicas
+    /// Whether a pod of that ordinal should be there.
+    pub fn wants(&self, ordinal: u64) -> bool {
+        let Some(offset) = ordinal.checked_sub(self.start) else { return false };
+        let skipped = self.reserved.range(self.start..ordinal).count() as u64;
+        !self.reserved.contains(&ordinal) && offset - skipped < self.replicas
     }
 
-    /// The first ordinal that rolls to the update revision.
-    fn first_updated(&self) -> Option<u64> {
-        Some(self.start.saturating_add(self.updates_from?))
+    /// The ordinals that should be there, from the lowest up.
+    fn wanted(&self) -> impl Iterator<Item = u64> {
+        let replicas = usize::try_from(self.replicas).unwrap_or(usize::MAX);
+        (self.start..).filter(|ordinal| !self.reserved.contains(ordinal)).take(replicas)
     }
 
-    fn template(&self, ordinal: u64) -> Template {
-        // OnDelete takes the update whenever a pod is made.
-        match self.first_updated() {
-            Some(first) if ordinal < first => Template::Current,
+    /// Which template a new pod of that ordinal is made from.
+    pub fn template(&self, ordinal: u64) -> Template {
+        match self.strategy {
+            Strategy::Rolling { partition, .. } if ordinal < self.start.saturating_add(partition) => {
+                Template::Current
+            }
+            // OnDelete takes the update whenever a pod is made.
             _ => Template::Update,
+        }
+    }
+
+    fn is_off_target(&self, ordinal: u64, pet: &Alive) -> bool {
+        match (self.strategy, self.template(ordinal)) {
+            (Strategy::OnDelete, _) => false,
+            (_, Template::Current) => !pet.is_current,
+            (_, Template::Update) => !pet.is_updated,
+        }
+    }
+
+    fn max_unavailable(&self) -> u64 {
+        match self.strategy {
+            Strategy::Rolling { max_unavailable, .. } => max_unavailable.max(1),
+            Strategy::OnDelete | Strategy::Recreate => 1,
         }
     }
 }
@@ -38,23 +89,60 @@ impl Rules {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pet {
     /// Its deletion has begun: an incarnation that may still run.
-    Ending,
-    /// It has run to its end and will not come back by itself.
-    Ended,
-    /// It runs, or is about to.
-    Alive {
+    Ending {
         /// Made from the update revision.
         is_updated: bool,
-        /// Ready for as long as the set asks.
-        is_well: bool,
-        /// Ready at all.
-        is_ready: bool,
-        /// Its agent has begun to start it.
-        is_started: bool,
     },
+    /// It has run to its end and will not come back by itself.
+    Ended {
+        /// Made from the update revision.
+        is_updated: bool,
+    },
+    /// It runs, or is about to.
+    Alive(Alive),
 }
 
-/// Whether a pod can be made where there is none of ours.
+/// A pod that runs, or is about to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alive {
+    /// Made from the update revision.
+    pub is_updated: bool,
+    /// Made from the current revision.
+    pub is_current: bool,
+    /// How it does.
+    pub health: Health,
+    /// Its agent has begun to start it.
+    pub is_started: bool,
+}
+
+/// How a pod does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Ready for as long as the set asks.
+    Well,
+    /// Ready, and not for long enough, or held by hand.
+    Young,
+    /// Not ready, since a moment ago: it may come back by itself.
+    Faltering,
+    /// Not ready for a while.
+    Broken,
+}
+
+impl Pet {
+    fn is_updated(&self) -> bool {
+        match self {
+            Pet::Ending { is_updated } | Pet::Ended { is_updated } | Pet::Alive(Alive { is_updated, .. }) => {
+                *is_updated
+            }
+        }
+    }
+
+    fn is_well(&self) -> bool {
+        matches!(self, Pet::Alive(Alive { health: Health::Well, .. }))
+    }
+}
+
+/// What stands in the way of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Identity {
     /// All it needs is there.
@@ -63,6 +151,8 @@ pub enum Identity {
     NeedsClaims,
     /// A claim is on its way out: the next incarnation gets a new one.
     ClaimsEnding,
+    /// A claim's volume is gone for good.
+    ClaimsLost,
     /// A pod of that name is there and not ours.
     Taken,
 }
@@ -81,6 +171,10 @@ pub enum Template {
 pub enum Step {
     /// Create the claims that are missing.
     Claims(u64),
+    /// Delete the claims whose volume is gone: new ones come in their place.
+    Forsake(u64),
+    /// Tell that a claim is going, and that its data goes with it.
+    Await(u64),
     /// Create the pod.
     Create(u64, Template),
     /// Delete the pod.
@@ -91,222 +185,123 @@ pub enum Step {
 
 /// What to do now. `OrderedReady` does one thing at a time; nothing to do means done, or waiting.
 pub fn order(rules: &Rules, pets: &BTreeMap<u64, Pet>, identity: &dyn Fn(u64) -> Identity) -> Vec<Step> {
+    if rules.strategy == Strategy::Recreate && pets.values().any(|pet| !pet.is_updated()) {
+        return go(rules, pets);
+    }
     let mut steps = Vec::new();
+    let mut busy = busy(rules, pets);
+    let mut is_mending = false;
 
     // First all that should be there, from the lowest up.
-    for ordinal in (0..rules.replicas).map(|n| rules.start.saturating_add(n)) {
-        let (step, is_settled) = settle(rules, ordinal, pets.get(&ordinal), identity);
-        steps.extend(step);
-        if !rules.is_parallel && !is_settled {
+    for ordinal in rules.wanted() {
+        let pet = pets.get(&ordinal);
+        if pet.is_some_and(Pet::is_well) {
+            continue;
+        }
+        if let Some(Pet::Alive(alive)) = pet
+            && rules.is_off_target(ordinal, alive)
+            && alive.health != Health::Young
+        {
+            is_mending = true;
+            // It is down already: replacing it takes nothing from anybody. One that may come back by itself is
+            // not touched while others are down for the update.
+            if alive.health == Health::Broken || busy < rules.max_unavailable() {
+                steps.push(Step::Delete(ordinal));
+                busy += 1;
+            }
+        } else {
+            steps.extend(settle(rules, ordinal, pet, identity));
+        }
+        if !rules.is_parallel || steps.len() >= BURST {
             return steps;
         }
     }
 
     // Then those that should not, from the highest down, each fully gone before the next.
-    let surplus = pets.iter().rev().filter(|(ordinal, _)| !rules.wants(**ordinal));
-    for (ordinal, pet) in surplus {
-        if *pet != Pet::Ending {
+    for (ordinal, pet) in pets.iter().rev().filter(|(ordinal, _)| !rules.wants(**ordinal)) {
+        if !matches!(pet, Pet::Ending { .. }) {
             steps.push(Step::Delete(*ordinal));
         }
-        if !rules.is_parallel {
+        if !rules.is_parallel || steps.len() >= BURST {
             return steps;
         }
     }
 
-    // Then updates, from the highest down, one at a time.
-    if steps.is_empty() {
+    // Then updates of those that are well. What is broken comes before them.
+    if !is_mending {
         steps.extend(roll(rules, pets));
     }
     steps
 }
 
-/// What one identity needs, and whether those above it need not wait.
+/// How many that should be there are down for the update's sake: missing, ending, or new and not yet well.
+fn busy(rules: &Rules, pets: &BTreeMap<u64, Pet>) -> u64 {
+    let is_calm = |(ordinal, pet): &(&u64, &Pet)| match pet {
+        Pet::Alive(alive) => alive.health == Health::Well || rules.is_off_target(**ordinal, alive),
+        Pet::Ending { .. } | Pet::Ended { .. } => false,
+    };
+    let calm = pets.iter().filter(|(ordinal, _)| rules.wants(**ordinal)).filter(is_calm).count();
+    rules.replicas.saturating_sub(calm as u64)
+}
+
+/// What one identity that is not well needs.
 fn settle(
     rules: &Rules,
     ordinal: u64,
     pet: Option<&Pet>,
     identity: &dyn Fn(u64) -> Identity,
-) -> (Option<Step>, bool) {
+) -> Option<Step> {
     match pet {
-        None => match identity(ordinal) {
-            Identity::Free => (Some(Step::Create(ordinal, rules.template(ordinal))), false),
-            Identity::NeedsClaims => (Some(Step::Claims(ordinal)), false),
-            Identity::ClaimsEnding => (None, false),
-            Identity::Taken => (Some(Step::Blocked(ordinal)), false),
+        None => Some(match identity(ordinal) {
+            Identity::Free => Step::Create(ordinal, rules.template(ordinal)),
+            Identity::NeedsClaims => Step::Claims(ordinal),
+            Identity::ClaimsEnding => Step::Await(ordinal),
+            Identity::ClaimsLost => Step::Forsake(ordinal),
+            Identity::Taken => Step::Blocked(ordinal),
+        }),
+        Some(Pet::Ending { .. }) => None,
+        Some(Pet::Ended { .. }) => Some(Step::Delete(ordinal)),
+        Some(Pet::Alive(alive)) => match identity(ordinal) {
+            // A claim that was deleted before the pod got it: without a new one it would wait for ever.
+            Identity::NeedsClaims => Some(Step::Claims(ordinal)),
+            // The claim waits for the pod to go, the pod for a claim that stays.
+            Identity::ClaimsEnding if !alive.is_started => Some(Step::Delete(ordinal)),
+            Identity::ClaimsLost if !alive.is_started => Some(Step::Forsake(ordinal)),
+            _ => None,
         },
-        Some(Pet::Ending) => (None, false),
-        Some(Pet::Ended) => (Some(Step::Delete(ordinal)), false),
-        Some(Pet::Alive { is_well: true, .. }) => (None, true),
-        Some(Pet::Alive { is_updated, is_ready, is_started, .. }) => {
-            // Broken at a revision that is no longer wanted: waiting for it to become ready would be for ever.
-            let is_outdated = !is_updated && rules.first_updated().is_some_and(|first| ordinal >= first);
-            if is_outdated && !is_ready {
-                return (Some(Step::Delete(ordinal)), false);
-            }
-            let step = match identity(ordinal) {
-                // A claim that was deleted before the pod got it: without a new one it would wait for ever.
-                Identity::NeedsClaims => Some(Step::Claims(ordinal)),
-                // The claim waits for the pod to go, the pod for a claim that stays.
-                Identity::ClaimsEnding if !is_started => Some(Step::Delete(ordinal)),
-                _ => None,
-            };
-            (step, false)
-        }
     }
 }
 
-/// The next pod to replace by one of the update revision. Broken outdated pods were dealt with before, so whatever is
-/// unwell now is one the update is waiting for.
-fn roll(rules: &Rules, pets: &BTreeMap<u64, Pet>) -> Option<Step> {
-    let first = rules.first_updated()?;
-    let mut outdated = None;
-    for (ordinal, pet) in pets.iter().rev().filter(|(ordinal, _)| rules.wants(**ordinal)) {
-        match pet {
-            Pet::Alive { is_updated: false, is_well: true, .. } if *ordinal >= first => {
-                outdated = outdated.or(Some(*ordinal));
-            }
-            Pet::Alive { is_well: true, .. } => {}
-            _ => return None,
+/// The next pods that are well to replace by ones of the update revision.
+fn roll(rules: &Rules, pets: &BTreeMap<u64, Pet>) -> Vec<Step> {
+    if rules.strategy == Strategy::OnDelete {
+        return Vec::new();
+    }
+    let wanted = || pets.iter().rev().filter(|(ordinal, _)| rules.wants(**ordinal));
+    let well = wanted().filter(|(_, pet)| pet.is_well()).count() as u64;
+    let unavailable = rules.replicas.saturating_sub(well);
+    let budget = rules.max_unavailable().saturating_sub(unavailable);
+    let is_next = |(ordinal, pet): &(&u64, &Pet)| {
+        pet.is_well() && !pet.is_updated() && rules.template(**ordinal) == Template::Update
+    };
+    let next = wanted().filter(is_next).map(|(ordinal, _)| Step::Delete(*ordinal));
+    next.take(usize::try_from(budget).unwrap_or(BURST).min(BURST)).collect()
+}
+
+/// The first half of `Recreate`: all of other revisions go, from the highest down, and nothing is created.
+fn go(rules: &Rules, pets: &BTreeMap<u64, Pet>) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (ordinal, pet) in pets.iter().rev().filter(|(_, pet)| !pet.is_updated()) {
+        if !matches!(pet, Pet::Ending { .. }) {
+            steps.push(Step::Delete(*ordinal));
+        }
+        if !rules.is_parallel || steps.len() >= BURST {
+            break;
         }
     }
-    outdated.map(Step::Delete)
+    steps
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const WELL: Pet = Pet::Alive { is_updated: true, is_well: true, is_ready: true, is_started: true };
-    const OLD: Pet = Pet::Alive { is_updated: false, is_well: true, is_ready: true, is_started: true };
-    const SICK: Pet = Pet::Alive { is_updated: true, is_well: false, is_ready: false, is_started: true };
-    const OLD_SICK: Pet = Pet::Alive { is_updated: false, is_well: false, is_ready: false, is_started: true };
-    const YOUNG: Pet = Pet::Alive { is_updated: true, is_well: false, is_ready: true, is_started: true };
-    const UNSTARTED: Pet =
-        Pet::Alive { is_updated: true, is_well: false, is_ready: false, is_started: false };
-
-    fn rules(replicas: u64) -> Rules {
-        Rules { start: 0, replicas, is_parallel: false, updates_from: Some(0) }
-    }
-
-    fn parallel(replicas: u64) -> Rules {
-        Rules { is_parallel: true, ..rules(replicas) }
-    }
-
-    fn create(ordinal: u64) -> Step {
-        Step::Create(ordinal, Template::Update)
-    }
-
-    /// Pets by ordinal from 0; `None` is a gap.
-    fn pets(pets: &[Option<Pet>]) -> BTreeMap<u64, Pet> {
-        (0..).zip(pets).filter_map(|(ordinal, pet)| Some((ordinal, (*pet)?))).collect()
-    }
-
-    #[track_caller]
-    fn check(rules: Rules, state: &[Option<Pet>], expect: &[Step]) {
-        assert_eq!(order(&rules, &pets(state), &|_| Identity::Free), expect);
-    }
-
-    #[test]
-    fn ordered_creation_starts_at_the_lowest_and_waits_for_each() {
-        check(rules(3), &[], &[create(0)]);
-        check(rules(3), &[Some(WELL)], &[create(1)]);
-        check(rules(3), &[Some(SICK)], &[]);
-        check(rules(3), &[Some(YOUNG)], &[]);
-        check(rules(3), &[Some(WELL), None, Some(WELL)], &[create(1)]);
-    }
-
-    #[test]
-    fn parallel_creation_waits_for_nobody() {
-        check(parallel(3), &[None, Some(SICK)], &[create(0), create(2)]);
-    }
-
-    #[test]
-    fn an_identity_that_is_ending_is_waited_for_and_never_doubled() {
-        check(rules(2), &[Some(Pet::Ending)], &[]);
-        check(parallel(1), &[Some(Pet::Ending)], &[]);
-    }
-
-    #[test]
-    fn a_pod_that_has_ended_is_replaced() {
-        check(rules(2), &[Some(Pet::Ended), Some(WELL)], &[Step::Delete(0)]);
-        check(parallel(2), &[Some(Pet::Ended), Some(Pet::Ended)], &[Step::Delete(0), Step::Delete(1)]);
-    }
-
-    #[test]
-    fn ordered_removal_takes_the_highest_and_waits_until_it_is_gone() {
-        check(rules(1), &[Some(WELL), Some(WELL), Some(WELL)], &[Step::Delete(2)]);
-        check(rules(1), &[Some(WELL), Some(WELL), Some(Pet::Ending)], &[]);
-        check(rules(0), &[Some(SICK), Some(WELL)], &[Step::Delete(1)]);
-    }
-
-    #[test]
-    fn ordered_removal_waits_for_those_that_stay_to_be_well() {
-        check(rules(1), &[Some(SICK), Some(WELL)], &[]);
-    }
-
-    #[test]
-    fn parallel_removal_takes_all() {
-        check(parallel(1), &[Some(SICK), Some(WELL), Some(WELL)], &[Step::Delete(2), Step::Delete(1)]);
-    }
-
-    #[test]
-    fn updates_roll_from_the_highest_down_one_at_a_time() {
-        check(rules(3), &[Some(OLD), Some(OLD), Some(OLD)], &[Step::Delete(2)]);
-        check(rules(3), &[Some(OLD), Some(OLD), Some(WELL)], &[Step::Delete(1)]);
-        check(rules(3), &[Some(OLD), Some(OLD), Some(SICK)], &[]);
-        check(parallel(3), &[Some(OLD), Some(OLD), Some(SICK)], &[]);
-        check(parallel(3), &[Some(OLD), Some(OLD), Some(OLD)], &[Step::Delete(2)]);
-        check(rules(3), &[Some(WELL), Some(WELL), Some(WELL)], &[]);
-    }
-
-    #[test]
-    fn a_partition_holds_those_below_it_at_the_current_template() {
-        let rules = |updates_from| Rules { updates_from, ..rules(3) };
-        check(rules(Some(2)), &[Some(OLD), Some(OLD), Some(OLD)], &[Step::Delete(2)]);
-        check(rules(Some(2)), &[Some(OLD), Some(OLD), Some(WELL)], &[]);
-        check(rules(Some(2)), &[Some(OLD), None, Some(WELL)], &[Step::Create(1, Template::Current)]);
-        check(rules(Some(1)), &[Some(OLD), None, Some(WELL)], &[Step::Create(1, Template::Update)]);
-    }
-
-    #[test]
-    fn on_delete_updates_when_people_delete() {
-        let rules = Rules { updates_from: None, ..rules(2) };
-        check(rules, &[Some(OLD), Some(OLD)], &[]);
-        check(rules, &[Some(OLD_SICK), Some(OLD)], &[]);
-        check(rules, &[Some(OLD), None], &[Step::Create(1, Template::Update)]);
-    }
-
-    #[test]
-    fn a_broken_pod_of_an_old_revision_is_replaced_not_waited_for() {
-        check(rules(3), &[Some(OLD), Some(OLD_SICK), Some(OLD)], &[Step::Delete(1)]);
-        let held = Rules { updates_from: Some(2), ..rules(3) };
-        check(held, &[Some(OLD), Some(OLD_SICK), Some(OLD)], &[]);
-        // One that is merely young is not broken.
-        let young = Pet::Alive { is_updated: false, is_well: false, is_ready: true, is_started: true };
-        check(rules(2), &[Some(young), Some(OLD)], &[]);
-    }
-
-    #[test]
-    fn ordinals_may_start_above_zero() {
-        let rules = Rules { start: 2, ..rules(2) };
-        check(rules, &[], &[create(2)]);
-        check(rules, &[None, None, Some(WELL), Some(WELL), Some(WELL)], &[Step::Delete(4)]);
-        check(rules, &[Some(WELL), None, Some(WELL), Some(WELL)], &[Step::Delete(0)]);
-    }
-
-    #[test]
-    fn claims_come_before_the_pod() {
-        let check = |state: &[Option<Pet>], identity: Identity, expect: &[Step]| {
-            assert_eq!(order(&rules(1), &pets(state), &|_| identity), expect, "{identity:?}");
-        };
-        check(&[], Identity::NeedsClaims, &[Step::Claims(0)]);
-        check(&[], Identity::ClaimsEnding, &[]);
-        check(&[], Identity::Taken, &[Step::Blocked(0)]);
-        // A claim lost under a pod that waits for it is made again.
-        check(&[Some(SICK)], Identity::NeedsClaims, &[Step::Claims(0)]);
-        // Neither waits for the other for ever; but what has started is not killed for its claim.
-        check(&[Some(UNSTARTED)], Identity::ClaimsEnding, &[Step::Delete(0)]);
-        check(&[Some(SICK)], Identity::ClaimsEnding, &[]);
-        check(&[Some(WELL)], Identity::ClaimsEnding, &[]);
-    }
-}
+#[path = "order_tests.rs"]
+mod tests;
