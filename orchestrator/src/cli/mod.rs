@@ -25,6 +25,7 @@ mod plan;
 mod print;
 mod purge;
 mod replace;
+mod rollout;
 mod run;
 mod scale;
 mod stdio;
@@ -111,6 +112,8 @@ enum Verb {
     Run(run::Args),
     /// Set the number of pods
     Scale(scale::Args),
+    /// Follow, look back at, undo or restart an update of pets
+    Rollout(rollout::Args),
     /// Show what happened
     Events(events::Args),
     /// Wait until objects are ready, gone, or as said
@@ -184,6 +187,7 @@ fn dispatch(cli: Cli) -> Outcome {
             Verb::Exec(args) => exec::run(&context, args).await,
             Verb::Run(args) => run::run(&context, args).await,
             Verb::Scale(args) => scale::run(&context, args).await,
+            Verb::Rollout(args) => rollout::run(&context, args).await,
             Verb::Events(args) => events::run(&context, args).await,
             Verb::Wait(args) => wait::run(&context, args).await,
             Verb::ApiResources(args) => api_resources::run(&context, &args),
@@ -234,6 +238,11 @@ mod tests {
             "podyard run a --image=podyard.local/host --step -- sleep 1",
             "podyard scale rs/web --replicas 3",
             "podyard scale statefulset web --replicas=3",
+            "podyard rollout status petset/web --timeout 30s",
+            "podyard rollout status sts web --watch=false",
+            "podyard rollout history statefulset/web --revision=2",
+            "podyard rollout undo sts/web --to-revision 1 --dry-run=server",
+            "podyard rollout restart petset web",
             "podyard events -w -A",
             "podyard version -o json",
             "podyard wait --for=condition=Ready pod/a --timeout=10s",
