@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use netns::nft::Kernel;
 use netns::{
-    Attachment, Endpoint, Namespace, Node, NodeNet, PodNet, Protocol, ServiceTable, Services, VirtualPort,
+    Attachment, Endpoint, HostLink, Hub, Namespace, Node, NodeNet, PodNet, Protocol, ServiceTable, Services,
+    Uplink, VirtualPort,
 };
 
 const PODS: u32 = 100;
@@ -23,11 +24,16 @@ fn main() {
     let net = NodeNet {
         mark: "measure/node-0".into(),
         bridge: "pods".into(),
-        uplink: "host".into(),
-        host_link: "py-measure".into(),
+        uplink: Uplink::Host(HostLink {
+            name: "host".into(),
+            host_link: "py-measure".into(),
+            host_address: [10, 88, 0, 2].into(),
+            hub: Hub::No,
+        }),
         gateway: [10, 88, 0, 1].into(),
-        host_address: [10, 88, 0, 2].into(),
+        dns: None,
         pod_cidr: "10.88.0.0/16".parse().unwrap(),
+        cluster_cidr: "10.88.0.0/16".parse().unwrap(),
         service_cidr: "10.96.0.0/12".parse().unwrap(),
         mtu: 1500,
     };

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::error::Result;
@@ -20,12 +20,25 @@ pub struct Address {
     pub prefix: u8,
 }
 
+/// What an address is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The node's own: senders take it as their source.
+    Universe,
+    /// To be reached only: the kernel chooses it as the source of nothing, masquerading included.
+    Link,
+}
+
 /// Puts `address`/32 on a link. Idempotent.
-pub fn ensure(link: u32, address: Ipv4Addr) -> Request {
+pub fn ensure(link: u32, address: Ipv4Addr, scope: Scope) -> Request {
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet;
     message.header.prefix_len = 32;
     message.header.index = link;
+    message.header.scope = match scope {
+        Scope::Universe => AddressScope::Universe,
+        Scope::Link => AddressScope::Link,
+    };
     message.attributes =
         vec![AddressAttribute::Local(IpAddr::V4(address)), AddressAttribute::Address(IpAddr::V4(address))];
     Request {

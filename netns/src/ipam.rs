@@ -28,6 +28,12 @@ impl Cidr {
         Ok(Self { network, prefix })
     }
 
+    /// The network of length `prefix` around `address`; its host bits are dropped.
+    pub const fn around(address: Ipv4Addr, prefix: u8) -> Self {
+        let prefix = if prefix > 32 { 32 } else { prefix };
+        Self { network: Ipv4Addr::from_bits(address.to_bits() & mask(prefix)), prefix }
+    }
+
     /// The one address `address`/32.
     pub const fn single(address: Ipv4Addr) -> Self {
         Self { network: address, prefix: 32 }
@@ -72,6 +78,17 @@ impl Cidr {
     pub fn overlaps(self, other: Cidr) -> bool {
         let common = self.prefix.min(other.prefix);
         self.network.to_bits() & mask(common) == other.network.to_bits() & mask(common)
+    }
+
+    /// Whether all of `other` lies inside.
+    pub fn contains_all(self, other: Cidr) -> bool {
+        self.prefix <= other.prefix && self.contains(other.network)
+    }
+
+    /// The network of this prefix length that this one lies in; itself, if it is no longer than that.
+    #[must_use]
+    pub fn widened(self, prefix: u8) -> Cidr {
+        Self::around(self.network, prefix.min(self.prefix))
     }
 
     /// The `index`-th network of length `prefix` inside this one (node pod CIDRs out of a cluster CIDR).
@@ -238,6 +255,9 @@ mod tests {
                 && !net.overlaps(cidr("10.88.8.0/22"))
         );
         assert!(cidr("0.0.0.0/0").overlaps(net));
+        assert_eq!((net.widened(16), net.widened(24)), (cidr("10.88.0.0/16"), net));
+        assert!(cidr("10.88.0.0/16").contains_all(net) && net.contains_all(net));
+        assert!(!net.contains_all(cidr("10.88.0.0/16")) && !net.contains_all(cidr("10.88.8.0/24")));
         assert_eq!(net.subnet(24, 3), Some(cidr("10.88.7.0/24")));
         assert_eq!((net.subnet(24, 4), net.subnet(21, 0)), (None, None));
         assert_eq!(cidr("0.0.0.0/0").size(), 1 << 32);

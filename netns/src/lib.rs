@@ -20,6 +20,7 @@
 pub mod address;
 pub mod conntrack;
 pub mod error;
+pub mod fabric;
 pub mod ipam;
 pub mod link;
 pub mod namespace;
@@ -33,10 +34,11 @@ pub mod service;
 
 pub use conntrack::Conntrack;
 pub use error::{Error, Errors, Kind, Result};
+pub use fabric::{Moved, Peer};
 pub use ipam::{Cidr, Pool};
 pub use namespace::Namespace;
 pub use node::{Node, Step};
-pub use plan::NodeNet;
+pub use plan::{FabricLink, HostLink, Hub, NodeNet, Uplink};
 pub use pod::{Attachment, PodNet};
 pub use service::{Applied, Endpoint, Protocol, ServiceTable, Services, VirtualPort};
 

@@ -23,6 +23,12 @@ pub fn mac_of(address: Ipv4Addr) -> Mac {
     [0x0a, 0x58, a, b, c, d]
 }
 
+/// The hardware address of a node on the link between nodes, from the node's address.
+pub fn fabric_mac_of(address: Ipv4Addr) -> Mac {
+    let [a, b, c, d] = address.octets();
+    [0x0a, 0x59, a, b, c, d]
+}
+
 /// What we read of a link.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
@@ -150,6 +156,19 @@ pub fn set_hairpin(name: &str) -> Request {
 /// Brings a link up.
 pub fn set_up(name: &str) -> Request {
     set(format!("RTM_SETLINK({name} up)"), vec![LinkAttribute::IfName(name.into())], up_message())
+}
+
+/// Takes a link down. A port's other end loses its carrier.
+pub fn set_down(name: &str) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.change_mask = LinkFlags::Up;
+    set(format!("RTM_SETLINK({name} down)"), vec![LinkAttribute::IfName(name.into())], message)
+}
+
+/// Makes a link a port of a bridge.
+pub fn set_bridge(name: &str, bridge: u32) -> Request {
+    let attributes = vec![LinkAttribute::IfName(name.into()), LinkAttribute::Controller(bridge)];
+    set(format!("RTM_SETLINK({name} master {bridge})"), attributes, LinkMessage::default())
 }
 
 /// Moves a link into a group.

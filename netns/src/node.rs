@@ -18,7 +18,7 @@ use rtnetlink::Handle;
 use crate::error::{Error, Errors, Kind, Result};
 use crate::namespace::Namespace;
 use crate::netlink::{Request, Route as Socket};
-use crate::plan::{Action, NodeNet, Observed, Place, SYSCTLS, bridge_sysctl, plan};
+use crate::plan::{Action, NodeNet, Observed, Place, SYSCTLS, Uplink, bridge_sysctl, plan};
 use crate::{Outcome, address, link, route};
 
 /// A step taken, for the journal.
@@ -30,11 +30,11 @@ pub struct Step {
     pub took: Duration,
 }
 
-/// A node whose network is set up. Keeps both namespaces and a routing socket inside the node's open.
+/// A node whose network is set up. Keeps its namespace, that at the other end of its uplink, and a routing socket inside open.
 pub struct Node {
     net: NodeNet,
     namespace: Namespace,
-    host: Namespace,
+    outside: Namespace,
     bridge: u32,
     socket: Mutex<Socket>,
 }
@@ -49,34 +49,44 @@ impl Node {
     ///
     /// # Cancellation
     /// May stop between two steps; the next call goes on.
-    pub async fn ensure(net: NodeNet, namespace: Namespace, host: Namespace) -> Result<(Self, Vec<Step>)> {
+    pub async fn ensure(net: NodeNet, namespace: Namespace, outside: Namespace) -> Result<(Self, Vec<Step>)> {
         let during = |error: Error| error.during(format!("set up the network of {}", net.mark));
-        if namespace.inode()? == host.inode()? {
-            return Err(during(Error::new(Kind::Invalid, "node and host are the same namespace")));
+        if namespace.inode()? == outside.inode()? {
+            let text = "the node and what is outside it are the same namespace";
+            return Err(during(Error::new(Kind::Invalid, text)));
         }
-        let steps = Self::apply_plan(&net, &namespace, &host).await.map_err(during)?;
+        let steps = Self::apply_plan(&net, &namespace, &outside).await.map_err(during)?;
+        Ok((Self::open(net, namespace, outside)?, steps))
+    }
+
+    /// A node that was set up before. Changes nothing, looks for its bridge only.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] when the node was not set up.
+    pub fn open(net: NodeNet, namespace: Namespace, outside: Namespace) -> Result<Self> {
         let mut socket = Socket::open(&namespace)?;
         let bridge = link::find(&mut socket, &net.bridge)?
-            .ok_or_else(|| Error::new(Kind::NotFound, format!("bridge {}", net.bridge)))?
+            .ok_or_else(|| Error::new(Kind::NotFound, format!("bridge {} of {}", net.bridge, net.mark)))?
             .index;
-        Ok((Self { net, namespace, host, bridge, socket: Mutex::new(socket) }, steps))
+        Ok(Self { net, namespace, outside, bridge, socket: Mutex::new(socket) })
     }
 
     /// What [`ensure`](Self::ensure) would do.
     ///
     /// # Errors
     /// As [`plan`].
-    pub async fn plan(net: &NodeNet, namespace: &Namespace, host: &Namespace) -> Result<Vec<Action>> {
-        let inside = Session::open(namespace)?;
-        let outside = Session::open(host)?;
-        let mut node = inside.observe().await?;
+    pub async fn plan(net: &NodeNet, namespace: &Namespace, outside: &Namespace) -> Result<Vec<Action>> {
+        let mut node = Session::open(namespace)?.observe().await?;
         node.sysctls = read_sysctls(namespace, net)?;
-        plan(net, &node, &outside.observe().await?)
+        plan(net, &node, &Session::open(outside)?.observe().await?)
     }
 
-    async fn apply_plan(net: &NodeNet, namespace: &Namespace, host: &Namespace) -> Result<Vec<Step>> {
-        let actions = Self::plan(net, namespace, host).await?;
-        let (mut inside, mut outside) = (Session::open(namespace)?, Session::open(host)?);
+    async fn apply_plan(net: &NodeNet, namespace: &Namespace, outside: &Namespace) -> Result<Vec<Step>> {
+        let actions = Self::plan(net, namespace, outside).await?;
+        if actions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (mut inside, mut outside) = (Session::open(namespace)?, Session::open(outside)?);
         let mut steps = Vec::with_capacity(actions.len());
         for action in actions {
             let started = Instant::now();
@@ -93,22 +103,32 @@ impl Node {
     }
 
     /// Removes the links, and with them the addresses and routes, that [`ensure`](Self::ensure) made in both namespaces. Pods' links
-    /// go with the bridge's namespace, or by [`detach_many`](Self::detach_many). Idempotent, continues past failures.
+    /// go with the bridge's namespace, or by [`detach_many`](Self::detach_many); a hub's ports with theirs. The hub's routes to a
+    /// node go by [`fabric::remove_port`](crate::fabric::remove_port). Idempotent, continues past failures.
     ///
     /// # Errors
     /// All that failed.
     pub fn remove(
         net: &NodeNet,
         namespace: Option<&Namespace>,
-        host: &Namespace,
+        outside: &Namespace,
     ) -> std::result::Result<Outcome, Errors> {
         let mut errors = Errors::default();
         let mut outcome = Outcome::Unchanged;
-        let places = [(Some(host), &net.host_link), (namespace, &net.uplink), (namespace, &net.bridge)];
-        for (namespace, name) in places {
+        let alias = net.alias();
+        let mut doomed = vec![(namespace, net.uplink_name(), alias.clone())];
+        match &net.uplink {
+            Uplink::Host(link) => {
+                doomed.insert(0, (Some(outside), &link.host_link, alias.clone()));
+                doomed.extend(link.hub.name().map(|hub| (namespace, hub, alias.clone())));
+            }
+            Uplink::Fabric(link) => doomed.insert(0, (Some(outside), &link.port, net.port_alias())),
+        }
+        doomed.push((namespace, &net.bridge, alias));
+        for (namespace, name, alias) in doomed {
             let Some(namespace) = namespace else { continue };
             let removed =
-                Socket::open(namespace).and_then(|mut socket| remove_ours(&mut socket, name, &net.alias()));
+                Socket::open(namespace).and_then(|mut socket| remove_ours(&mut socket, name, &alias));
             if errors.note(removed) == Some(Outcome::Changed) {
                 outcome = Outcome::Changed;
             }
@@ -126,9 +146,9 @@ impl Node {
         &self.namespace
     }
 
-    /// The host's namespace, or what stands for it.
-    pub fn host(&self) -> &Namespace {
-        &self.host
+    /// The namespace at the other end of the uplink: the host's or what stands for it, or the hub's.
+    pub fn outside(&self) -> &Namespace {
+        &self.outside
     }
 
     /// Index of the bridge.
@@ -228,25 +248,35 @@ impl Session {
             Action::Sysctl { .. } => return Err(Error::new(Kind::Internal, "a sysctl is no request")),
             Action::DeleteLink { link, .. } => link::delete(link),
             Action::CreateBridge { name, mac, mtu } => link::create_bridge(name, *mac, *mtu),
-            Action::CreateVeth { host_link, uplink, mtu } => link::create_veth(&link::Veth {
-                name: host_link,
-                mtu: *mtu,
-                group: 0,
-                bridge: None,
-                mac: None,
-                peer_name: uplink,
-                peer_mac: None,
-                peer_namespace: node.as_fd(),
-            }),
+            Action::CreateVeth { link, bridge, uplink, uplink_mac, mtu, .. } => {
+                let bridge = match bridge {
+                    Some(bridge) => Some(self.index_of(bridge).await?),
+                    None => None,
+                };
+                link::create_veth(&link::Veth {
+                    name: link,
+                    mtu: *mtu,
+                    group: 0,
+                    bridge,
+                    mac: None,
+                    peer_name: uplink,
+                    peer_mac: *uplink_mac,
+                    peer_namespace: node.as_fd(),
+                })
+            }
+            Action::SetBridge { link, bridge, .. } => link::set_bridge(link, self.index_of(bridge).await?),
             Action::SetAlias { link, alias, .. } => link::set_alias(link, alias),
             Action::SetUp { link, .. } => link::set_up(link),
-            Action::AddAddress { link, address, .. } => address::ensure(self.index_of(link).await?, *address),
-            Action::AddRoute { link, destination, via, source, .. } => route::ensure(route::Route {
-                destination: *destination,
-                via: *via,
-                link: self.index_of(link).await?,
-                source: *source,
-            }),
+            Action::AddAddress { link, address, scope, .. } => {
+                address::ensure(self.index_of(link).await?, *address, *scope)
+            }
+            Action::AddRoute { link, destination, hop, source, .. } => {
+                let link = match link {
+                    Some(link) => self.index_of(link).await?,
+                    None => 0,
+                };
+                route::ensure(route::Route { destination: *destination, hop: *hop, link, source: *source })
+            }
         })
     }
 
@@ -268,8 +298,9 @@ impl Session {
 fn place_of(action: &Action) -> Place {
     match action {
         Action::Sysctl { .. } | Action::CreateBridge { .. } => Place::Node,
-        Action::CreateVeth { .. } => Place::Host,
-        Action::DeleteLink { place, .. }
+        Action::CreateVeth { place, .. }
+        | Action::SetBridge { place, .. }
+        | Action::DeleteLink { place, .. }
         | Action::SetAlias { place, .. }
         | Action::SetUp { place, .. }
         | Action::AddAddress { place, .. }

@@ -11,12 +11,14 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
+use crate::address::Scope;
 use crate::error::{Error, Errors, Kind, Result};
 use crate::ipam::Cidr;
 use crate::link::{self, Link, mac_of};
 use crate::namespace::Namespace;
 use crate::netlink::Route as Socket;
 use crate::node::{Node, Step};
+use crate::route::Hop;
 use crate::{Outcome, address, route};
 
 /// Links about to go are gathered in this group, and the group is removed at once.
@@ -31,7 +33,7 @@ pub struct PodNet {
     pub link: String,
     /// Whose it is; opaque here, at most 100 bytes without `/` and `@`. Becomes part of the link's alias.
     pub owner: String,
-    /// The pod's address, inside the node's pod CIDR.
+    /// The pod's address, inside the node's pod CIDR; or another node's, which the pod brought along.
     pub address: Ipv4Addr,
     /// Bytes.
     pub mtu: u32,
@@ -130,7 +132,7 @@ impl Node {
         }
         let via_bridge = route::Route {
             destination: Cidr::single(pod.address),
-            via: None,
+            hop: Hop::Direct,
             link: self.bridge(),
             source: Some(self.net().gateway),
         };
@@ -145,15 +147,15 @@ impl Node {
             .ok_or_else(|| Error::new(Kind::NotFound, format!("link {POD_LINK} in the pod's namespace")))?;
         let gateway = self.net().gateway;
         let everywhere = Cidr::new(Ipv4Addr::UNSPECIFIED, 0)?;
-        let route = |destination, via| {
-            route::ensure(route::Route { destination, via, link: peer.index, source: None })
+        let route = |destination, hop| {
+            route::ensure(route::Route { destination, hop, link: peer.index, source: None })
         };
         let configure = vec![
             link::set_up("lo"),
             link::set_up(POD_LINK),
-            address::ensure(peer.index, pod.address),
-            route(Cidr::single(gateway), None),
-            route(everywhere, Some(gateway)),
+            address::ensure(peer.index, pod.address, Scope::Universe),
+            route(Cidr::single(gateway), Hop::Direct),
+            route(everywhere, Hop::Via(gateway)),
         ];
         steps.time(&format!("lo and {POD_LINK} up, {}/32, default via {gateway}", pod.address), || {
             inside.perform_all(configure)
@@ -252,13 +254,16 @@ impl Node {
         if pod.owner.is_empty() || pod.owner.len() > 100 || pod.owner.contains(['/', '@']) {
             return invalid(format!("owner {:?}: 1 to 100 bytes without '/' and '@'", pod.owner));
         }
-        if [&self.net().bridge, &self.net().uplink].contains(&&pod.link) {
+        let net = self.net();
+        if [Some(net.bridge.as_str()), Some(net.uplink_name()), net.fabric_name()]
+            .contains(&Some(pod.link.as_str()))
+        {
             return invalid(format!("link name {} is the node's own", pod.link));
         }
-        if !self.net().pod_cidr.contains(pod.address)
-            || [self.net().gateway, self.net().host_address].contains(&pod.address)
+        if !net.cluster_cidr.contains(pod.address)
+            || [net.gateway, net.outer_address()].contains(&pod.address)
         {
-            return invalid(format!("{} is no pod address of {}", pod.address, self.net().pod_cidr));
+            return invalid(format!("{} is no pod address of {}", pod.address, net.cluster_cidr));
         }
         Ok(())
     }
@@ -268,7 +273,7 @@ impl Node {
         format!("{}/{}@{}", self.net().mark, pod.owner, pod.address)
     }
 
-    fn attachment(&self, link: &Link) -> Attachment {
+    pub(crate) fn attachment(&self, link: &Link) -> Attachment {
         let ours =
             link.alias.as_deref().and_then(|alias| alias.strip_prefix(&self.net().mark)?.strip_prefix('/'));
         let (owner, address) = ours.and_then(|rest| rest.split_once('@')).unzip();

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -18,19 +18,45 @@ use crate::netlink::{self, Request};
 pub struct Route {
     /// Where to.
     pub destination: Cidr,
-    /// Next hop; `None` when the destination is on the link itself.
-    pub via: Option<Ipv4Addr>,
-    /// Index of the link.
+    /// Next hop.
+    pub hop: Hop,
+    /// Index of the link; 0 for [`Hop::Unreachable`].
     pub link: u32,
     /// Source address that local senders take.
     pub source: Option<Ipv4Addr>,
 }
 
+/// Where a route leads next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hop {
+    /// The destination is on the link itself.
+    Direct,
+    /// A neighbour, which another route says to be on the link.
+    Via(Ipv4Addr),
+    /// A neighbour on the link whatever other routes say (`onlink`).
+    OnLink(Ipv4Addr),
+    /// Nowhere: senders are told so at once.
+    Unreachable,
+}
+
+impl Hop {
+    /// The neighbour, if there is one.
+    pub fn neighbour(self) -> Option<Ipv4Addr> {
+        match self {
+            Self::Via(address) | Self::OnLink(address) => Some(address),
+            Self::Direct | Self::Unreachable => None,
+        }
+    }
+}
+
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.destination)?;
-        if let Some(via) = self.via {
-            write!(f, " via {via}")?;
+        match self.hop {
+            Hop::Unreachable => return f.write_str(" unreachable"),
+            Hop::Direct => {}
+            Hop::Via(address) => write!(f, " via {address}")?,
+            Hop::OnLink(address) => write!(f, " via {address} onlink")?,
         }
         write!(f, " link {}", self.link)?;
         self.source.map_or(Ok(()), |source| write!(f, " src {source}"))
@@ -49,9 +75,10 @@ pub fn ensure(route: Route) -> Request {
     }
 }
 
-/// Removes the route to `destination` on `link`; `ESRCH` when there is none.
+/// Removes the route to `destination` on `link` (0: the unreachable one); `ESRCH` when there is none.
 pub fn delete(destination: Cidr, link: u32) -> Request {
-    let route = Route { destination, via: None, link, source: None };
+    let hop = if link == 0 { Hop::Unreachable } else { Hop::Direct };
+    let route = Route { destination, hop, link, source: None };
     let mut message = message(route);
     // RT_SCOPE_NOWHERE and protocol 0 mean "any" here.
     message.header.scope = RouteScope::NoWhere;
@@ -63,7 +90,7 @@ pub fn delete(destination: Cidr, link: u32) -> Request {
     }
 }
 
-/// All IPv4 unicast routes of the main table.
+/// All IPv4 routes of the main table that lead somewhere or are refused.
 ///
 /// # Errors
 /// The socket's.
@@ -93,7 +120,12 @@ pub fn delete_all(socket: &mut netlink::Route, routes: Vec<Request>) -> Result<u
 /// Reads a route out of a message that carries one of the main table.
 pub fn parse(message: &RouteNetlinkMessage) -> Option<Route> {
     let RouteNetlinkMessage::NewRoute(message) = message else { return None };
-    if message.header.kind != RouteType::Unicast || message.header.table != RouteHeader::RT_TABLE_MAIN {
+    let unreachable = match message.header.kind {
+        RouteType::Unicast => false,
+        RouteType::Unreachable => true,
+        _ => return None,
+    };
+    if message.header.table != RouteHeader::RT_TABLE_MAIN {
         return None;
     }
     let (mut network, mut via, mut link, mut source) = (Ipv4Addr::UNSPECIFIED, None, 0, None);
@@ -107,7 +139,13 @@ pub fn parse(message: &RouteNetlinkMessage) -> Option<Route> {
         }
     }
     let destination = Cidr::new(network, message.header.destination_prefix_length).ok()?;
-    Some(Route { destination, via, link, source })
+    let hop = match via {
+        _ if unreachable => Hop::Unreachable,
+        None => Hop::Direct,
+        Some(via) if message.header.flags.contains(RouteFlags::Onlink) => Hop::OnLink(via),
+        Some(via) => Hop::Via(via),
+    };
+    Some(Route { destination, hop, link, source })
 }
 
 fn message(route: Route) -> RouteMessage {
@@ -116,13 +154,23 @@ fn message(route: Route) -> RouteMessage {
     message.header.destination_prefix_length = route.destination.prefix();
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Static;
-    message.header.scope = if route.via.is_some() { RouteScope::Universe } else { RouteScope::Link };
+    message.header.scope = if route.hop == Hop::Direct { RouteScope::Link } else { RouteScope::Universe };
     message.header.kind = RouteType::Unicast;
-    message.attributes = vec![RouteAttribute::Oif(route.link)];
+    match route.hop {
+        // The kernel refuses this type with a link.
+        Hop::Unreachable => message.header.kind = RouteType::Unreachable,
+        Hop::OnLink(_) => message.header.flags = RouteFlags::Onlink,
+        Hop::Direct | Hop::Via(_) => {}
+    }
+    if route.hop != Hop::Unreachable {
+        message.attributes.push(RouteAttribute::Oif(route.link));
+    }
     if route.destination.prefix() > 0 {
         message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(route.destination.network())));
     }
-    message.attributes.extend(route.via.map(|via| RouteAttribute::Gateway(RouteAddress::Inet(via))));
+    message
+        .attributes
+        .extend(route.hop.neighbour().map(|via| RouteAttribute::Gateway(RouteAddress::Inet(via))));
     message
         .attributes
         .extend(route.source.map(|source| RouteAttribute::PrefSource(RouteAddress::Inet(source))));

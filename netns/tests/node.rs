@@ -21,12 +21,12 @@ fn root_pods_and_host_reach_each_other() {
         ("one".into(), pod_address(0).to_string()),
         "the source address stays"
     );
-    assert_eq!(reached(yard.node.host()), ("one".into(), net().host_address.to_string()));
+    assert_eq!(reached(yard.node.outside()), ("one".into(), net().outer_address().to_string()));
     assert_eq!(reached(yard.node.namespace()), ("one".into(), net().gateway.to_string()));
     assert_eq!(reached(&yard.pods[1]), ("one".into(), pod_address(1).to_string()), "its own address");
-    let _server = Server::start(yard.node.host(), net().host_address, 80, "host");
+    let _server = Server::start(yard.node.outside(), net().outer_address(), 80, "host");
     assert_eq!(
-        ask(&yard.pods[0], net().host_address, 80).unwrap(),
+        ask(&yard.pods[0], net().outer_address(), 80).unwrap(),
         ("host".into(), pod_address(0).to_string())
     );
 }
@@ -38,14 +38,14 @@ fn root_ensure_and_attach_twice_is_once() {
     }
     let yard = Yard::new(1);
     let clone = |namespace: &Namespace| namespace.try_clone().unwrap();
-    let again = Node::ensure(net(), clone(yard.node.namespace()), clone(yard.node.host()));
+    let again = Node::ensure(net(), clone(yard.node.namespace()), clone(yard.node.outside()));
     let (again, steps) = block_on(again).unwrap();
     assert_eq!(steps, [], "nothing is missing");
     assert_eq!(again.attach(&pod(0), &yard.pods[0]).unwrap().0, Outcome::Unchanged);
     assert_eq!(again.attachments().unwrap().len(), 1);
     assert_eq!(again.routed_addresses().unwrap(), [pod_address(0)]);
     let _server = Server::start(&yard.pods[0], pod_address(0), 80, "zero");
-    assert_eq!(ask(again.host(), pod_address(0), 80).unwrap().0, "zero");
+    assert_eq!(ask(again.outside(), pod_address(0), 80).unwrap().0, "zero");
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn root_attach_follows_a_new_namespace_and_refuses_another_owner() {
     let second = Namespace::create().unwrap();
     assert_eq!(yard.node.attach(&pod(0), &second).unwrap().0, Outcome::Changed);
     let _server = Server::start(&second, pod_address(0), 80, "second");
-    assert_eq!(ask(yard.node.host(), pod_address(0), 80).unwrap().0, "second");
+    assert_eq!(ask(yard.node.outside(), pod_address(0), 80).unwrap().0, "second");
     let mut stranger = pod(0);
     stranger.owner = "stranger".into();
     assert_eq!(yard.node.attach(&stranger, &yard.pods[0]).unwrap_err().kind(), Kind::AlreadyExists);
@@ -210,7 +210,11 @@ fn root_attach_that_fails_at_any_step_is_completed_or_undone() {
         yard.node.attach(&pod(0), &namespace).unwrap();
         {
             let _server = Server::start(&namespace, pod_address(0), 80, "zero");
-            assert_eq!(ask(yard.node.host(), pod_address(0), 80).unwrap().0, "zero", "failed at {failures}");
+            assert_eq!(
+                ask(yard.node.outside(), pod_address(0), 80).unwrap().0,
+                "zero",
+                "failed at {failures}"
+            );
         }
         let attachment =
             Attachment { link: pod(0).link, owner: Some(pod(0).owner), address: Some(pod_address(0)) };
@@ -256,13 +260,13 @@ fn root_node_set_up_again_after_links_were_lost() {
     let yard = Yard::new(1);
     let ensure = || {
         let (node, host) =
-            (yard.node.namespace().try_clone().unwrap(), yard.node.host().try_clone().unwrap());
+            (yard.node.namespace().try_clone().unwrap(), yard.node.outside().try_clone().unwrap());
         block_on(Node::ensure(net(), node, host)).unwrap()
     };
     // Someone on the host deletes our link; both ends go, and all routes by it.
     let ip = |arguments: &[&str]| {
         let run = || std::process::Command::new("ip").args(arguments).status().unwrap().success();
-        yard.node.host().run(run).unwrap()
+        yard.node.outside().run(run).unwrap()
     };
     if std::process::Command::new("ip").arg("-V").output().is_err() {
         // Straight to the descriptor: the test runner keeps what print macros say of tests that pass.
@@ -272,14 +276,14 @@ fn root_node_set_up_again_after_links_were_lost() {
     assert!(ip(&["link", "del", "py-node-0"]));
     assert!(!ensure().1.is_empty());
     let _server = Server::start(&yard.pods[0], pod_address(0), 80, "zero");
-    assert_eq!(ask(yard.node.host(), pod_address(0), 80).unwrap().0, "zero");
+    assert_eq!(ask(yard.node.outside(), pod_address(0), 80).unwrap().0, "zero");
     assert!(ip(&["route", "del", "10.96.0.0/16"]));
     assert_eq!(ensure().1.len(), 1, "the route alone");
     assert!(ip(&["link", "set", "py-node-0", "down"]));
     ensure();
-    assert_eq!(ask(yard.node.host(), pod_address(0), 80).unwrap().0, "zero");
+    assert_eq!(ask(yard.node.outside(), pod_address(0), 80).unwrap().0, "zero");
     // A link of someone else's under our name is theirs.
     assert!(ip(&["link", "del", "py-node-0"]) && ip(&["link", "add", "py-node-0", "type", "bridge"]));
-    let (node, host) = (yard.node.namespace().try_clone().unwrap(), yard.node.host().try_clone().unwrap());
+    let (node, host) = (yard.node.namespace().try_clone().unwrap(), yard.node.outside().try_clone().unwrap());
     assert_eq!(block_on(Node::ensure(net(), node, host)).err().unwrap().kind(), Kind::AlreadyExists);
 }

@@ -55,7 +55,7 @@ fn root_virtual_ip_spreads_from_pod_host_and_node() {
     let _servers = serve(&yard, &[1, 2, 3]);
     let applied = table(&yard).apply(&services(&[(tcp(80), &[1, 2, 3])])).unwrap();
     assert_eq!(applied.outcome, Outcome::Changed);
-    for from in [&yard.pods[0], yard.node.host(), yard.node.namespace()] {
+    for from in [&yard.pods[0], yard.node.outside(), yard.node.namespace()] {
         let spread = spread(from, 60);
         assert_eq!(spread.len(), 3, "{spread:?}");
         // One in 3 of 60 is 20; fewer than 4 happens less than once in a million runs.
@@ -99,7 +99,7 @@ fn root_it_all_works_with_bridge_netfilter_too() {
     let _servers = serve(&yard, &[0, 1]);
     let mut table = table(&yard);
     table.apply(&services(&[(tcp(80), &[0, 1])])).unwrap();
-    for from in [&yard.pods[0], &yard.pods[2], yard.node.host()] {
+    for from in [&yard.pods[0], &yard.pods[2], yard.node.outside()] {
         assert_eq!(spread(from, 30).len(), 2);
         assert_eq!(ask(from, VIP, 81).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     }
@@ -113,7 +113,9 @@ fn root_unknown_ports_and_empty_services_refuse_and_unknown_addresses_vanish() {
     let yard = Yard::new(2);
     let _servers = serve(&yard, &[1]);
     table(&yard).apply(&services(&[(tcp(80), &[1]), (tcp(90), &[])])).unwrap();
-    for (who, from) in [("pod", &yard.pods[0]), ("host", yard.node.host()), ("node", yard.node.namespace())] {
+    for (who, from) in
+        [("pod", &yard.pods[0]), ("host", yard.node.outside()), ("node", yard.node.namespace())]
+    {
         for port in [81, 90, 8080] {
             assert_eq!(
                 ask(from, VIP, port).unwrap_err().kind(),

@@ -2,13 +2,15 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+pub mod cluster;
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use netns::{Namespace, Node, NodeNet, PodNet};
+use netns::{HostLink, Hub, Namespace, Node, NodeNet, PodNet, Uplink};
 
 pub fn root() -> bool {
     let root = nix::unistd::geteuid().is_root();
@@ -27,11 +29,16 @@ pub fn net() -> NodeNet {
     NodeNet {
         mark: "test/node-0".into(),
         bridge: "pods".into(),
-        uplink: "host".into(),
-        host_link: "py-node-0".into(),
+        uplink: Uplink::Host(HostLink {
+            name: "host".into(),
+            host_link: "py-node-0".into(),
+            host_address: [10, 88, 0, 2].into(),
+            hub: Hub::No,
+        }),
         gateway: [10, 88, 0, 1].into(),
-        host_address: [10, 88, 0, 2].into(),
+        dns: None,
         pod_cidr: "10.88.0.0/22".parse().unwrap(),
+        cluster_cidr: "10.88.0.0/22".parse().unwrap(),
         service_cidr: "10.96.0.0/16".parse().unwrap(),
         mtu: 1500,
     }

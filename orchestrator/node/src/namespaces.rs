@@ -82,7 +82,7 @@ pub async fn map(host: &Arc<Host>, pods: &[(String, Arc<Pod>)]) -> Result<Vec<Na
     let mut map = Map::default();
     let node = map.used_by("net", host.network.namespace().inode().map_err(from_netns)?, "node");
     node.path = Some(host.yard.node_netns(&host.node).display().to_string());
-    let outside = map.used_by("net", host.network.host().inode().map_err(from_netns)?, "host");
+    let outside = map.used_by("net", host.network.outside().inode().map_err(from_netns)?, "host");
     outside.path = Some(if host.yard.isolated {
         host.yard.host_netns().display().to_string()
     } else {

@@ -20,81 +20,15 @@
 //! Names derive from identity, so a retry collides with itself. A directory without our mark is not ours,
 //! and is neither used nor removed. The run directory belongs to one boot of the machine.
 
-use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
+
+pub use netns::Cidr;
 
 use crate::error::{Error, Kind, Result};
 
 /// The file that says a directory is ours. Its content is [`Yard::mark`].
 pub const MARK: &str = ".podyard";
-
-/// A block of IPv4 addresses: `10.244.0.0/24`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Cidr {
-    /// The first address; its host bits are zero.
-    pub network: Ipv4Addr,
-    /// Length of the network part in bits, 0 to 32.
-    pub prefix: u8,
-}
-
-impl Cidr {
-    /// Whether `address` lies in this block.
-    pub fn contains(&self, address: Ipv4Addr) -> bool {
-        u32::from(address) & self.mask() == u32::from(self.network)
-    }
-
-    /// Whether the two blocks share an address.
-    pub fn overlaps(&self, other: &Cidr) -> bool {
-        self.contains(other.network) || other.contains(self.network)
-    }
-
-    /// Whether all of `other` lies in this block.
-    pub fn contains_all(&self, other: &Cidr) -> bool {
-        self.prefix <= other.prefix && self.contains(other.network)
-    }
-
-    /// The block of this prefix length that this one lies in; itself, if it is no longer than that.
-    #[must_use]
-    pub fn widened(&self, prefix: u8) -> Cidr {
-        let wide = Cidr { network: self.network, prefix: self.prefix.min(prefix) };
-        Cidr { network: Ipv4Addr::from(u32::from(self.network) & wide.mask()), ..wide }
-    }
-
-    /// The `n`th address of the block: 0 is the network itself.
-    pub fn nth(&self, n: u32) -> Option<Ipv4Addr> {
-        let address = Ipv4Addr::from(u32::from(self.network).checked_add(n)?);
-        self.contains(address).then_some(address)
-    }
-
-    fn mask(&self) -> u32 {
-        u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0)
-    }
-}
-
-impl fmt::Display for Cidr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.network, self.prefix)
-    }
-}
-
-impl FromStr for Cidr {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Cidr> {
-        let refuse =
-            || Error::new(Kind::Invalid, format!("{text:?} is not an IPv4 block like 10.244.0.0/24"));
-        let (network, prefix) = text.split_once('/').ok_or_else(refuse)?;
-        let network: Ipv4Addr = network.parse().map_err(|_| refuse())?;
-        let prefix: u8 = prefix.parse().map_err(|_| refuse())?;
-        let cidr = Cidr { network, prefix };
-        if prefix > 32 || u32::from(network) & !cidr.mask() != 0 {
-            return Err(refuse());
-        }
-        Ok(cidr)
-    }
-}
 
 /// One Podyard: its configuration, and every path and name derived from it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -138,9 +72,9 @@ pub struct Whole {
 
 /// Where further nodes are, in each of a yard's directories and in its cgroup.
 const NODES: &str = "nodes";
-const POD_CIDR: Cidr = Cidr { network: Ipv4Addr::new(10, 244, 0, 0), prefix: 24 };
-const CLUSTER_CIDR: Cidr = Cidr { network: Ipv4Addr::new(10, 244, 0, 0), prefix: 16 };
-const SERVICE_CIDR: Cidr = Cidr { network: Ipv4Addr::new(10, 96, 0, 0), prefix: 16 };
+const POD_CIDR: Cidr = Cidr::around(Ipv4Addr::new(10, 244, 0, 0), 24);
+const CLUSTER_CIDR: Cidr = Cidr::around(Ipv4Addr::new(10, 244, 0, 0), 16);
+const SERVICE_CIDR: Cidr = Cidr::around(Ipv4Addr::new(10, 96, 0, 0), 16);
 
 impl Yard {
     /// The host's own yard, in the well-known places.
@@ -467,24 +401,6 @@ fn check_name(name: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cidrs_parse_contain_and_overlap() {
-        let pods: Cidr = "10.244.0.0/24".parse().unwrap();
-        assert_eq!(pods.to_string(), "10.244.0.0/24");
-        assert!(pods.contains(Ipv4Addr::new(10, 244, 0, 255)));
-        assert!(!pods.contains(Ipv4Addr::new(10, 244, 1, 0)));
-        assert_eq!(pods.nth(1), Some(Ipv4Addr::new(10, 244, 0, 1)));
-        assert_eq!(pods.nth(256), None);
-        assert!("0.0.0.0/0".parse::<Cidr>().unwrap().overlaps(&pods));
-        assert!(!"10.96.0.0/16".parse::<Cidr>().unwrap().overlaps(&pods));
-        let all: Cidr = "10.244.0.0/16".parse().unwrap();
-        assert_eq!((pods.widened(16), all.widened(24)), (all, all));
-        assert!(all.contains_all(&pods) && pods.contains_all(&pods) && !pods.contains_all(&all));
-        for bad in ["", "10.0.0.0", "10.0.0.1/24", "10.0.0.0/33", "x/8"] {
-            assert!(bad.parse::<Cidr>().is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn names_derive_from_identity() {

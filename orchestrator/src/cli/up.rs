@@ -89,7 +89,7 @@ pub fn run(globals: &Globals, args: Args) -> Outcome {
     if let Some(cidr) = args.cluster_cidr {
         yard.cluster_cidr = cidr;
     }
-    if !yard.cluster_cidr.contains_all(&yard.pod_cidr) {
+    if !yard.cluster_cidr.contains_all(yard.pod_cidr) {
         let text =
             format!("--pod-cidr {} is not part of --cluster-cidr {}", yard.pod_cidr, yard.cluster_cidr);
         return Err(Error::Usage(text));

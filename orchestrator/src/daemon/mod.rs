@@ -40,7 +40,7 @@ async fn serve(yard: Yard) -> Result<(), Failure> {
     let lock = yard.open()?;
     let store = Arc::new(store::Log::open(&yard.store_dir())?);
     let config = registry::Config {
-        service_cidr: registry::Cidr::new(yard.service_cidr.network, yard.service_cidr.prefix),
+        service_cidr: registry::Cidr::new(yard.service_cidr.network(), yard.service_cidr.prefix()),
         ..registry::Config::default()
     };
     let registry = Arc::new(Registry::open(Arc::clone(&store), config).await?);

@@ -11,8 +11,7 @@ use std::net::Ipv4Addr;
 pub(super) fn behind(yard: &Yard, vip: &str) -> Result<Vec<String>, Failure> {
     let address: Ipv4Addr = vip.parse().map_err(|_| format!("{vip:?} is not an address"))?;
     let namespace = netns::Namespace::open(&yard.node_netns(&yard.node))?;
-    let cidr = netns::Cidr::new(yard.service_cidr.network, yard.service_cidr.prefix)?;
-    let mut table = ServiceTable::open(Kernel::open(&namespace)?, &yard.table(), cidr)?;
+    let mut table = ServiceTable::open(Kernel::open(&namespace)?, &yard.table(), yard.service_cidr)?;
     let mut lines = Vec::new();
     for (port, endpoints) in table.dump()?.ports.iter().filter(|(port, _)| port.address == address) {
         let key = format!("{} . {} . {}", port.address, port.protocol, port.port);

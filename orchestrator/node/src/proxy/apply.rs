@@ -144,7 +144,7 @@ mod tests {
     use std::net::Ipv4Addr;
     use std::time::Duration;
 
-    use netns::{Namespace, NodeNet, PodNet};
+    use netns::{HostLink, Hub, Namespace, NodeNet, PodNet, Uplink};
     use serde_json::json;
 
     use super::*;
@@ -156,11 +156,16 @@ mod tests {
         let net = NodeNet {
             mark: "test/proxy".into(),
             bridge: "pods".into(),
-            uplink: "host".into(),
-            host_link: "py-proxy".into(),
+            uplink: Uplink::Host(HostLink {
+                name: "host".into(),
+                host_link: "py-proxy".into(),
+                host_address: [10, 88, 0, 2].into(),
+                hub: Hub::No,
+            }),
             gateway: [10, 88, 0, 1].into(),
-            host_address: [10, 88, 0, 2].into(),
+            dns: None,
             pod_cidr: "10.88.0.0/24".parse().unwrap(),
+            cluster_cidr: "10.88.0.0/24".parse().unwrap(),
             service_cidr: "10.96.0.0/16".parse().unwrap(),
             mtu: 1500,
         };

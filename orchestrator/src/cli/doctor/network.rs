@@ -88,13 +88,12 @@ fn conflicts(name: &'static str, wanted: Cidr, routes: &str) -> Check {
         let (network, mask) = (hex(fields.get(1).copied())?, hex(fields.get(7).copied())?);
         let prefix = u8::try_from(mask.count_ones()).ok()?;
         let link = *fields.first()?;
-        let found = Cidr { network: Ipv4Addr::from(network), prefix };
+        let found = Cidr::around(Ipv4Addr::from(network), prefix);
         // The default route reaches everything and takes nothing; our own links carry our own routes.
         let is_ours = link.starts_with("podyard");
-        (prefix > 0 && !is_ours && found.overlaps(&wanted))
-            .then(|| format!("{}/{prefix} on {link}", found.network))
+        (prefix > 0 && !is_ours && found.overlaps(wanted)).then(|| format!("{found} on {link}"))
     });
-    let block = format!("{}/{}", wanted.network, wanted.prefix);
+    let block = wanted.to_string();
     match other {
         None => Check::ok(name, format!("{block} is free")),
         Some(other) => Check::warn(
