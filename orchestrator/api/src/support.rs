@@ -26,6 +26,8 @@ const IMPLEMENTED: &[(&str, &[&str])] = &[
             "dnsPolicy",
             "nodeSelector",
             "nodeName",
+            "affinity",
+            "topologySpreadConstraints",
             "shareProcessNamespace",
             "securityContext",
             "hostname",

@@ -235,7 +235,7 @@ impl Controllers {
         flight.last_deletion = self.cache.last_deletion(flight.call.key().resource);
         if let Call::Bind { pod, node, pod_ip, .. } = &flight.call {
             let amount = self.cache.get(pod).map(|pod| requests(pod)).unwrap_or_default();
-            self.assumed.insert(pod.clone(), Binding { node: node.clone(), address: *pod_ip, amount });
+            self.assumed.put(pod.clone(), Binding { node: node.clone(), address: *pod_ip, amount });
         }
         if let Call::Fence { node, .. } = &flight.call {
             // One with finalizers stays, without grace, until they are gone.
@@ -395,7 +395,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::testing::{now, with};
+    use crate::testing::{cpu_micros, now, with};
 
     /// Controllers, and what they have asked for and not been answered.
     struct Bench {
@@ -617,11 +617,5 @@ mod tests {
         let micros = (cpu_micros() - start) / u64::from(changes);
         println!("looking twice at one changed pod among 1000: {micros} µs");
         assert!(micros < 100_000, "{micros} µs");
-    }
-
-    /// Time this thread has run for: what others do does not count.
-    fn cpu_micros() -> u64 {
-        let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-        stat.split(' ').next().and_then(|nanos| nanos.parse::<u64>().ok()).unwrap_or(0) / 1000
     }
 }

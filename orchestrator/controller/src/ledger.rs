@@ -12,6 +12,7 @@ use api::{Key, Object};
 use serde_json::Value;
 
 use crate::pod;
+use crate::scheduler;
 
 /// An amount of what nodes have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,6 +72,8 @@ struct Entry {
     node: Option<String>,
     address: Option<IpAddr>,
     amount: Amount,
+    is_unplaced: bool,
+    is_social: bool,
 }
 
 /// Which pod holds what.
@@ -79,6 +82,8 @@ pub struct Ledger {
     pods: BTreeMap<Key, Entry>,
     nodes: BTreeMap<String, Amount>,
     addresses: BTreeMap<IpAddr, BTreeSet<Key>>,
+    unplaced: BTreeSet<Key>,
+    social: BTreeSet<Key>,
 }
 
 impl Ledger {
@@ -91,7 +96,15 @@ impl Ledger {
             node: pod::node(object).map(str::to_owned),
             address: pod::address(object),
             amount: requests(object),
+            is_unplaced: scheduler::is_unplaced(object),
+            is_social: scheduler::is_social(object),
         };
+        if entry.is_unplaced {
+            self.unplaced.insert(key.clone());
+        }
+        if entry.is_social {
+            self.social.insert(key.clone());
+        }
         if let Some(node) = &entry.node {
             *self.nodes.entry(node.clone()).or_default() += entry.amount;
         }
@@ -104,6 +117,12 @@ impl Ledger {
     /// Forgets a pod.
     pub fn remove(&mut self, key: &Key) {
         let Some(entry) = self.pods.remove(key) else { return };
+        if entry.is_unplaced {
+            self.unplaced.remove(key);
+        }
+        if entry.is_social {
+            self.social.remove(key);
+        }
         if let Some(node) = entry.node
             && let Some(amount) = self.nodes.get_mut(&node)
         {
@@ -125,6 +144,16 @@ impl Ledger {
     /// What the pods of a node hold.
     pub fn used(&self, node: &str) -> Amount {
         self.nodes.get(node).copied().unwrap_or_default()
+    }
+
+    /// Pods that wait for a node or an address.
+    pub fn unplaced(&self) -> impl Iterator<Item = &Key> {
+        self.unplaced.iter()
+    }
+
+    /// Pods that say whom they want near them, or not.
+    pub fn social(&self) -> impl Iterator<Item = &Key> {
+        self.social.iter()
     }
 
     /// Whether some pod holds the address.

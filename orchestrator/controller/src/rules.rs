@@ -99,6 +99,8 @@ pub fn concerned(
         item(Rule::Endpoints, key.clone());
     } else if resource == *kinds::NAMESPACES {
         item(Rule::Namespace, key.clone());
+        // Its labels say whose neighbours its pods are.
+        scheduler::unplaced_choosy(cache).for_each(|pod| item(Rule::Schedule, pod));
     } else if resource == *kinds::SLICES {
         for service in states().filter_map(|slice| slice.label(endpoints::SERVICE_LABEL)) {
             item(Rule::Endpoints, Key::new(*kinds::SERVICES, &key.namespace, service));
@@ -187,9 +189,14 @@ fn concerned_by_pod(
     for node in states().filter_map(|pod| pod::node(pod)) {
         item(Rule::Fence, Key::new(*kinds::NODES, "", node));
     }
-    // Room or an address became free.
+    // Room or an address became free; or somebody came, went or changed whom others want near them, or not.
+    let neighbour = |pod: Option<&Arc<Object>>| {
+        pod.map(|pod| (pod::node(pod).map(str::to_owned), pod.is_deleting(), pod.labels().clone()))
+    };
     if old.is_some() && new.is_none_or(|pod| pod::is_terminal(pod)) {
         scheduler::unplaced(cache).for_each(|pod| item(Rule::Schedule, pod));
+    } else if neighbour(old) != neighbour(new) {
+        scheduler::unplaced_choosy(cache).for_each(|pod| item(Rule::Schedule, pod));
     }
     for state in states() {
         for claim in pod::claims(state) {

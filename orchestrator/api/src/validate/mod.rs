@@ -7,6 +7,7 @@ mod container;
 mod labels;
 mod meta;
 mod names;
+mod placement;
 mod pod;
 mod service;
 mod storage;
@@ -121,6 +122,7 @@ pub(crate) fn object(kind: &str, object: &Object, causes: &mut Causes) {
         "PersistentVolumeClaim" => storage::claim(spec, "spec", causes),
         "PersistentVolume" => storage::volume(spec, causes),
         "StorageClass" => storage::class(root, causes),
+        "Node" => placement::node(spec, causes),
         "Event" => event(object, causes),
         _ => {}
     }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
-use super::{Causes, Tree, container, items, labels, names, text, texts, tree};
+use super::{Causes, Tree, container, items, names, placement, text, texts, tree};
 
 pub(super) fn spec(spec: &Tree, path: &str, causes: &mut Causes) {
     spec_with(spec, path, &[], causes);
@@ -56,10 +56,7 @@ fn spec_with<'a>(spec: &'a Tree, path: &str, claims: &[&'a Tree], causes: &mut C
             causes.name(format!("{path}.{field}"), text(spec, field), rule);
         }
     }
-    if let Some(selector) = tree(spec, "nodeSelector") {
-        labels::map(selector, &format!("{path}.nodeSelector"), causes);
-    }
-    tolerations(spec, path, causes);
+    placement::spec(spec, path, causes);
     if let Some(security) = tree(spec, "securityContext") {
         container::security(security, &format!("{path}.securityContext"), causes);
     }
@@ -89,27 +86,6 @@ fn dns(spec: &Tree, path: &str, causes: &mut Causes) {
     if text(spec, "dnsPolicy") == "None" && servers == 0 {
         let why = "must provide at least one DNS nameserver when `dnsPolicy` is None";
         causes.required_because(format!("{path}.dnsConfig.nameservers"), why);
-    }
-}
-
-fn tolerations(spec: &Tree, path: &str, causes: &mut Causes) {
-    for (path, item) in items(spec, path, "tolerations") {
-        let (key, operator) = (text(item, "key"), text(item, "operator"));
-        if !key.is_empty() {
-            causes.name(format!("{path}.key"), key, names::qualified);
-        } else if operator != "Exists" {
-            causes.invalid(format!("{path}.operator"), operator, "must be Exists when `key` is empty");
-        }
-        causes.one_of(format!("{path}.operator"), operator, &["", "Equal", "Exists"]);
-        if operator == "Exists" && !text(item, "value").is_empty() {
-            causes.invalid(
-                format!("{path}.operator"),
-                operator,
-                "value must be empty when `operator` is 'Exists'",
-            );
-        }
-        let effects = ["", "NoSchedule", "PreferNoSchedule", "NoExecute"];
-        causes.one_of(format!("{path}.effect"), text(item, "effect"), &effects);
     }
 }
 
