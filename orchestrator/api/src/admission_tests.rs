@@ -188,7 +188,7 @@ fn the_name_is_required_by_words() {
 fn not_implemented_is_said() {
     let pod = with(pod(), "spec.containers.0.lifecycle", json!({"preStop": {"exec": {"command": ["x"]}}}));
     let admitted = create("pod", pod).unwrap();
-    assert_eq!(admitted.warnings, ["not implemented yet: spec.containers[0].lifecycle"]);
+    assert_eq!(admitted.warnings, ["not implemented yet: spec.containers[0].lifecycle.preStop"]);
 }
 
 #[test]

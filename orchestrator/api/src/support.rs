@@ -41,6 +41,7 @@ const IMPLEMENTED: &[(&str, &[&str])] = &[
             "enableServiceLinks",
             "hostAliases",
             "dnsConfig",
+            "os",
         ],
     ),
     (
@@ -55,6 +56,7 @@ const IMPLEMENTED: &[(&str, &[&str])] = &[
             "env",
             "resources",
             "volumeMounts",
+            "lifecycle",
             "livenessProbe",
             "readinessProbe",
             "startupProbe",
@@ -67,6 +69,7 @@ const IMPLEMENTED: &[(&str, &[&str])] = &[
             "tty",
         ],
     ),
+    ("Lifecycle", &["stopSignal"]),
     ("ContainerPort", &["name", "containerPort", "protocol"]),
     ("EnvVarSource", &["fieldRef", "resourceFieldRef"]),
     ("ResourceRequirements", &["limits", "requests"]),

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use api::{Key, Object};
 use jiff::Timestamp;
 use netns::{Namespace, PodNet};
+use nix::sys::signal::Signal;
 use rootfs::{Access, Image, RootPlan};
 use runtime::cgroup::Cgroup;
 use serde_json::Value;
@@ -159,9 +160,9 @@ impl Pod {
             Step::Prepare(run) => self.prepare(run, pod).await,
             Step::Create(run) => self.create(run, pod).await,
             Step::Start(run) => self.start(run).await,
-            Step::TerminateContainer(run) => self.terminate(run).await,
+            Step::TerminateContainer(run) => self.terminate(run, pod).await,
             Step::KillContainer(run) => self.kill(run).await,
-            Step::Terminate => self.terminate_all().await,
+            Step::Terminate => self.terminate_all(pod).await,
             Step::Kill => self.kill_all().await,
             Step::DeleteContainer(run) => self.delete(run).await,
             Step::ShutdownShim => self.shut_down_shim().await,
@@ -533,14 +534,17 @@ impl Pod {
         Ok(vec![format!("execve in {}", self.paths.container_cgroup(&run.container, run.attempt)).into()])
     }
 
-    async fn terminate(&self, run: &Run) -> Result<Vec<Effect>> {
+    async fn terminate(&self, run: &Run, pod: &Object) -> Result<Vec<Effect>> {
         let client = self.live_shim().await?;
         let created = client.state().await?.containers.into_iter().any(|known| {
             known.container == id(run) && matches!(known.status, Status::Created | Status::Creating)
         });
         // One that waits to be started has no handler to end it.
-        let (target, signal) =
-            if created { (Target::Cgroup(id(run)), SIGKILL) } else { (Target::Container(id(run)), SIGTERM) };
+        let (target, signal) = if created {
+            (Target::Cgroup(id(run)), SIGKILL)
+        } else {
+            (Target::Container(id(run)), stop_signal(pod, run))
+        };
         client.call(Verb::Kill { target, signal }, vec![]).await?;
         self.marks().entry((run.container.clone(), run.attempt)).or_default().term_sent = true;
         Ok(vec![format!("pidfd_send_signal({}, {signal})", id(run)).into()])
@@ -563,10 +567,10 @@ impl Pod {
             .collect())
     }
 
-    async fn terminate_all(&self) -> Result<Vec<Effect>> {
+    async fn terminate_all(&self, pod: &Object) -> Result<Vec<Effect>> {
         let mut effects = Vec::new();
         for run in self.living().await? {
-            effects.extend(self.terminate(&run).await?);
+            effects.extend(self.terminate(&run, pod).await?);
         }
         Ok(effects)
     }
@@ -753,6 +757,13 @@ pub fn container<'a>(pod: &'a Object, name: &str) -> Result<&'a Value> {
         .chain(pod.get_array("spec.initContainers"))
         .find(|container| container["name"] == name)
         .ok_or_else(|| Error::new(Kind::NotFound, format!("container {name}")))
+}
+
+/// What asks a container to end: `lifecycle.stopSignal`, or SIGTERM.
+fn stop_signal(pod: &Object, run: &Run) -> i32 {
+    let wish =
+        container(pod, &run.container).ok().and_then(|entry| entry["lifecycle"]["stopSignal"].as_str());
+    wish.and_then(|name| name.parse::<Signal>().ok()).map_or(SIGTERM, |signal| signal as i32)
 }
 
 /// How a run of another boot ended, as far as its status tells.

@@ -20,6 +20,41 @@ const FIELD_PATHS: &[&str] = &[
     "status.podIPs",
 ];
 
+/// Signals that may ask a container to end. Source: Kubernetes, API reference, Lifecycle; without the real-time ones.
+const STOP_SIGNALS: &[&str] = &[
+    "SIGABRT",
+    "SIGALRM",
+    "SIGBUS",
+    "SIGCHLD",
+    "SIGCONT",
+    "SIGFPE",
+    "SIGHUP",
+    "SIGILL",
+    "SIGINT",
+    "SIGIO",
+    "SIGKILL",
+    "SIGPIPE",
+    "SIGPROF",
+    "SIGPWR",
+    "SIGQUIT",
+    "SIGSEGV",
+    "SIGSTKFLT",
+    "SIGSTOP",
+    "SIGSYS",
+    "SIGTERM",
+    "SIGTRAP",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGURG",
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGVTALRM",
+    "SIGWINCH",
+    "SIGXCPU",
+    "SIGXFSZ",
+];
+
 pub(super) fn container(container: &Tree, path: &str, volumes: &HashMap<&str, &Tree>, causes: &mut Causes) {
     let name = text(container, "name");
     if name.is_empty() {
@@ -51,6 +86,10 @@ pub(super) fn container(container: &Tree, path: &str, volumes: &HashMap<&str, &T
         if let Some(item) = tree(container, field) {
             probe(item, &format!("{path}.{field}"), field, causes);
         }
+    }
+    if let Some(signal) = tree(container, "lifecycle").and_then(|hooks| hooks.get("stopSignal")) {
+        let signal = signal.as_str().unwrap_or_default();
+        causes.one_of(format!("{path}.lifecycle.stopSignal"), signal, STOP_SIGNALS);
     }
     if let Some(context) = tree(container, "securityContext") {
         security(context, &format!("{path}.securityContext"), causes);

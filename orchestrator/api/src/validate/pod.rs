@@ -42,6 +42,9 @@ fn spec_with<'a>(spec: &'a Tree, path: &str, claims: &[&'a Tree], causes: &mut C
         &["Always", "OnFailure", "Never"],
     );
     dns(spec, path, causes);
+    if let Some(os) = tree(spec, "os") {
+        causes.one_of(format!("{path}.os.name"), text(os, "name"), &["linux"]);
+    }
     let grace = spec.get("terminationGracePeriodSeconds");
     causes.in_range(format!("{path}.terminationGracePeriodSeconds"), grace, 0, i64::MAX);
     let deadline = spec.get("activeDeadlineSeconds");

@@ -1,0 +1,256 @@
+//! What every workload must bear, in one order, with a writer at work all the time.
+
+use crate::PROGRAM;
+use crate::store::Workload;
+use crate::writer::{Pause, Writer, now, read_from};
+use integration::harness::{Yard, first_status, is_ready, until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// Nodes that may be killed; node-0 takes no pets.
+const NODES: [&str; 3] = ["n1", "n2", "n3"];
+/// More than any blow may cost: a quorum is kept, or a pet is back.
+const PAUSE_MAX: Duration = Duration::from_secs(15);
+/// Acknowledged writes between two blows.
+const CALM: usize = 100;
+
+/// A yard of three nodes with the workload's pets on them, all ready.
+struct Stage {
+    yard: Yard,
+    workload: &'static Workload,
+}
+
+impl Stage {
+    fn set(workload: &'static Workload) -> Stage {
+        let yard = Yard::start(PROGRAM, workload.name).expect("we are root");
+        for node in NODES {
+            yard.ok(&["node", "add", node]);
+        }
+        yard.ok(&["node", "cordon", "node-0"]);
+        NODES.iter().for_each(|node| await_node(&yard, node));
+        let stage = Stage { yard, workload };
+        let begun = Instant::now();
+        stage.yard.apply(workload.manifest);
+        stage.ready(workload.replicas);
+        let pets: Vec<String> = stage.pets().iter().map(placed).collect();
+        println!("{}: {} ready after {:.1} s", workload.name, pets.join(", "), begun.elapsed().as_secs_f64());
+        stage
+    }
+
+    fn pets(&self) -> Vec<Value> {
+        let mut pets = self.yard.list(&["pods", "-l", &format!("app={}", self.workload.name)]);
+        pets.sort_by_key(|pet| pet["metadata"]["name"].to_string());
+        pets
+    }
+
+    fn ready(&self, count: usize) {
+        self.yard.ready_count(&format!("app={}", self.workload.name), count);
+    }
+
+    fn set_object(&self) -> Value {
+        self.yard.get(&["statefulset", self.workload.name]).expect("the set is there")
+    }
+
+    fn node_of(&self, pet: &str) -> String {
+        let pod = self.yard.get(&["pod", pet]).expect("the pet is there");
+        pod["spec"]["nodeName"].as_str().expect("it is on a node").to_owned()
+    }
+}
+
+fn placed(pet: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("nowhere").to_owned();
+    format!("{} on {}", text(&pet["metadata"]["name"]), text(&pet["spec"]["nodeName"]))
+}
+
+fn await_node(yard: &Yard, node: &str) {
+    until(&format!("node {node} is ready"), || match yard.get(&["node", node]) {
+        Some(object) if is_ready(&object) => Ok(()),
+        other => Err(other.map(|node| node["status"]["conditions"].clone())),
+    });
+}
+
+/// Everything.
+pub fn run(workload: &'static Workload) {
+    let stage = Stage::set(workload);
+    let writer = Writer::start(&stage.yard, workload);
+    writer.progress(CALM);
+    pet_killed(&stage, &writer);
+    node_killed(&stage, &writer);
+    updated(&stage, &writer);
+    scaled(&stage, &writer);
+    let written = writer.stop();
+    read_back(&stage, &written);
+    println!("{}: passed", workload.name);
+}
+
+fn told(what: &str, pause: Pause, since: u64) {
+    let after = Duration::from_micros(pause.ended.saturating_sub(since));
+    println!(
+        "  {what}: longest time without an acknowledged write {} ms, over {} ms after it began",
+        pause.length.as_millis(),
+        after.as_millis()
+    );
+    assert!(pause.length < PAUSE_MAX, "writes stopped for {:?}", pause.length);
+}
+
+/// SIGKILL for every process of the pet that matters most.
+fn pet_killed(stage: &Stage, writer: &Writer) {
+    let pet = (stage.workload.leader)(&stage.yard);
+    let pod = stage.yard.ready(&pet);
+    let restarts = first_status(&pod)["restartCount"].as_u64().unwrap_or(0);
+    let pids = stage.yard.pids(&pet);
+    assert!(!pids.is_empty(), "{pet} has processes");
+    let blow = now();
+    for pid in &pids {
+        match kill(Pid::from_raw(*pid), Signal::SIGKILL) {
+            // Its parent went first, and took it along.
+            Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
+            Err(error) => panic!("kill {pid}: {error}"),
+        }
+    }
+    writer.progress_after(blow);
+    stage.yard.pod_until(&pet, "was restarted", |pod| {
+        first_status(pod)["restartCount"].as_u64() > Some(restarts) && is_ready(pod)
+    });
+    told(&format!("{pet} killed ({} processes)", pids.len()), writer.longest_pause(blow), blow);
+    writer.progress(CALM);
+}
+
+/// The node of the pet that matters most loses its power.
+fn node_killed(stage: &Stage, writer: &Writer) {
+    let pet = (stage.workload.leader)(&stage.yard);
+    let (blow, node) = fell(stage, &pet);
+    writer.progress_after(blow);
+    stage.ready(stage.workload.replicas);
+    let to = stage.node_of(&pet);
+    assert_ne!(to, node, "{pet} moved");
+    told(&format!("{node} killed, {pet} moved to {to}"), writer.longest_pause(blow), blow);
+    stage.yard.ok(&["node", "heal", &node]);
+    await_node(&stage.yard, &node);
+    writer.progress(CALM);
+}
+
+/// Kills the node of a pet, and waits until the pet's pod was replaced; when that began, and the node.
+fn fell(stage: &Stage, pet: &str) -> (u64, String) {
+    let old = stage.yard.ready(pet)["metadata"]["uid"].clone();
+    let node = stage.node_of(pet);
+    let blow = now();
+    stage.yard.ok(&["node", "kill", &node]);
+    until(&format!("another {pet} takes over"), || match stage.yard.get(&["pod", pet]) {
+        Some(pod) if pod["metadata"]["uid"] != old => Ok(()),
+        other => Err(other.map(|pod| pod["metadata"].clone())),
+    });
+    (blow, node)
+}
+
+/// A changed template, pet by pet.
+fn updated(stage: &Stage, writer: &Writer) {
+    let before: BTreeSet<String> = uids(stage);
+    let begun = now();
+    let patch = json!({"spec": {"template": {"metadata": {"annotations": {"workloads/round": "2"}}}}});
+    stage.yard.ok(&["patch", "statefulset", stage.workload.name, "-p", &patch.to_string()]);
+    until("every pet is of the new revision, and ready", || {
+        let set = stage.set_object();
+        let status = &set["status"];
+        let replicas = stage.workload.replicas as u64;
+        let all = |field: &str| status[field].as_u64() == Some(replicas);
+        let seen = status["observedGeneration"] == set["metadata"]["generation"];
+        if seen && all("updatedReplicas") && all("readyReplicas") && uids(stage).is_disjoint(&before) {
+            Ok(())
+        } else {
+            Err(status.clone())
+        }
+    });
+    let took = Duration::from_micros(now() - begun);
+    writer.progress(CALM);
+    told(
+        &format!("rolling update of {} pets in {:.1} s", stage.workload.replicas, took.as_secs_f64()),
+        writer.longest_pause(begun),
+        begun,
+    );
+}
+
+fn uids(stage: &Stage) -> BTreeSet<String> {
+    stage.pets().iter().map(|pet| pet["metadata"]["uid"].to_string()).collect()
+}
+
+/// Smaller and larger, as the workload says.
+fn scaled(stage: &Stage, writer: &Writer) {
+    let name = stage.workload.name;
+    let mut size = stage.workload.replicas;
+    for wanted in stage.workload.scales {
+        let begun = now();
+        for leaving in (*wanted..size).rev() {
+            (stage.workload.leave)(&stage.yard, &format!("{name}-{leaving}"));
+        }
+        stage.yard.ok(&["scale", &format!("statefulset/{name}"), "--replicas", &wanted.to_string()]);
+        stage.ready(*wanted);
+        for joined in size..*wanted {
+            (stage.workload.joined)(&stage.yard, &format!("{name}-{joined}"));
+        }
+        let took = Duration::from_micros(now() - begun);
+        writer.progress(CALM);
+        let what = format!("scaled from {size} to {wanted} in {:.1} s", took.as_secs_f64());
+        told(&what, writer.longest_pause(begun), begun);
+        size = *wanted;
+    }
+}
+
+/// No acknowledged write is missing, on any pet.
+fn read_back(stage: &Stage, written: &BTreeSet<u64>) {
+    let last = written.len() as u64;
+    for pet in stage.pets() {
+        let name = pet["metadata"]["name"].as_str().expect("a name").to_owned();
+        let begun = Instant::now();
+        let read = until(&format!("{name} has all {last} acknowledged writes"), || {
+            let read = read_from(&stage.yard, stage.workload, &name)?;
+            let missing: Vec<u64> = written.difference(&read).copied().take(10).collect();
+            if missing.is_empty() { Ok(read) } else { Err(format!("missing: {missing:?} …")) }
+        });
+        // One more may have been written, and its answer not awaited.
+        assert!(read.iter().all(|number| (1..=last + 1).contains(number)), "nothing was made up");
+        println!(
+            "  {name}: all {last} acknowledged writes read back after {} ms",
+            begun.elapsed().as_millis()
+        );
+    }
+}
+
+/// Kills the node of the leader again and again; how long writes stopped.
+pub fn failover(workload: &'static Workload, kills: usize) {
+    let stage = Stage::set(workload);
+    let writer = Writer::start(&stage.yard, workload);
+    let mut times = Vec::new();
+    for round in 1..=kills {
+        writer.progress(CALM);
+        let pet = (workload.leader)(&stage.yard);
+        let (blow, node) = fell(&stage, &pet);
+        writer.progress_after(blow);
+        let pause = writer.longest_pause(blow);
+        let time = Duration::from_micros(pause.ended - blow);
+        println!(
+            "  {round}: {node} killed: {} ms until a write succeeds on {}",
+            time.as_millis(),
+            stage.node_of(&pet)
+        );
+        times.push(time);
+        stage.yard.ok(&["node", "heal", &node]);
+        await_node(&stage.yard, &node);
+        stage.ready(workload.replicas);
+    }
+    let written = writer.stop();
+    read_back(&stage, &written);
+    times.sort();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize].as_millis();
+    println!(
+        "{}: node killed to next acknowledged write: p50 {} ms, p90 {}, p99 {}, most {} (n = {kills})",
+        workload.name,
+        at(0.5),
+        at(0.9),
+        at(0.99),
+        at(1.0)
+    );
+}
