@@ -67,6 +67,7 @@ pub struct Yard {
     dir: tempfile::TempDir,
     daemon: Option<Child>,
     daemon_env: Vec<(String, String)>,
+    daemon_args: Vec<String>,
     isolated: bool,
 }
 
@@ -88,7 +89,15 @@ impl Yard {
             .prefix(&format!("podyard-{test}-"))
             .tempdir()
             .expect("a temporary directory for the yard");
-        Yard { program: program.into(), name, dir, daemon: None, daemon_env: Vec::new(), isolated: true }
+        Yard {
+            program: program.into(),
+            name,
+            dir,
+            daemon: None,
+            daemon_env: Vec::new(),
+            daemon_args: Vec::new(),
+            isolated: true,
+        }
     }
 
     /// Makes the yard use the host's (that is, the caller's) network namespace instead of one of its own.
@@ -133,6 +142,11 @@ impl Yard {
         if !value.is_empty() {
             self.daemon_env.push((name.into(), value.into()));
         }
+    }
+
+    /// Gives daemons started from now on these words more (`--node-grace-period=1s`).
+    pub fn daemon_args(&mut self, words: &[&str]) {
+        self.daemon_args.extend(words.iter().map(|word| (*word).to_owned()));
     }
 
     fn place(&self) -> Vec<String> {
@@ -180,6 +194,7 @@ impl Yard {
         let child = Command::new(&self.program)
             .arg("up")
             .args(self.place())
+            .args(&self.daemon_args)
             .envs(self.daemon_env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("duplicate the log"))

@@ -15,8 +15,10 @@ use std::process::ExitCode;
 /// under their own names.
 pub fn main() -> ExitCode {
     let mut words = std::env::args_os();
-    if words.nth(1).is_some_and(|verb| verb == "shim") {
-        return shim::run(words);
+    match words.nth(1) {
+        Some(verb) if verb == "shim" => return shim::run(words),
+        Some(verb) if verb == "launch" => return shim::launch(words),
+        _ => {}
     }
     let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
     if let Some(code) = toolbox::dispatch(&args) {

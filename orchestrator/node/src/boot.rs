@@ -37,9 +37,7 @@ impl Yard {
     /// # Errors
     /// `Busy` if another daemon drives this yard; `Conflict` if a directory holds something that is not ours.
     pub fn open(&self) -> Result<YardLock> {
-        self.ensure_dir(&self.data_dir)?;
-        self.ensure_dir(&self.run_dir)?;
-        crate::purge::make_log_dir(self)?;
+        self.make_places()?;
         let lock = lock(&self.lock_file())?;
         let fresh_boot = self.stamp(&boot_id()?)?;
         for dir in [
@@ -53,6 +51,16 @@ impl Yard {
             create_dir(&dir, 0o700)?;
         }
         Ok(YardLock { _lock: lock, fresh_boot })
+    }
+
+    /// Makes the yard's data, run and log directories, and marks them as ours. Idempotent.
+    ///
+    /// # Errors
+    /// `Conflict` if one of them holds something that is not ours.
+    pub fn make_places(&self) -> Result<()> {
+        self.ensure_dir(&self.data_dir)?;
+        self.ensure_dir(&self.run_dir)?;
+        crate::purge::make_log_dir(self)
     }
 
     /// Whether `dir` carries this yard's mark.

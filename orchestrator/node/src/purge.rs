@@ -104,6 +104,39 @@ fn cgroups(yard: &Yard, report: &mut Report) {
     report.note(format!("cgroup {}", yard.cgroup_parent), remove());
 }
 
+/// Removes what the pods of a further node left, of which nothing runs any more: mounts, namespace pins, directories,
+/// layers and logs. The node itself stays. Idempotent; goes on past failures and reports them all. Blocks.
+pub fn wipe(node: &Yard) -> Report {
+    let mut report = Report::default();
+    debug_assert!(node.whole.is_some(), "a further node's part of a yard");
+    mounts(node, &mut report);
+    for pin in names_of(&node.netns_dir()) {
+        let outcome = netns::namespace::unpin(&pin).map_err(from_netns);
+        report.note(format!("pin {}", pin.display()), outcome.map(|it| it == netns::Outcome::Changed));
+    }
+    for dir in [node.pods_dir(), node.ephemeral_dir(), node.snapshots_dir()] {
+        for path in names_of(&dir) {
+            report.note(path.display().to_string(), remove_tree(&path).map(|()| true));
+        }
+    }
+    logs(node, &mut report);
+    report
+}
+
+/// Removes a further node's directories. Nothing of it runs, and it was wiped.
+///
+/// # Errors
+/// The first that cannot be removed; the others were tried.
+pub fn remove_places(node: &Yard) -> Result<()> {
+    debug_assert!(node.whole.is_some(), "a further node's part of a yard");
+    let dirs = [&node.log_dir, &node.data_dir, &node.run_dir];
+    dirs.map(|dir| if dir.exists() { remove_marked(dir) } else { Ok(()) }).into_iter().collect()
+}
+
+fn names_of(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
+}
+
 /// The pins of the yard's nodes and of their pods.
 fn pins(yard: &Yard) -> Vec<PathBuf> {
     let mut dirs = vec![yard.netns_dir()];
@@ -237,6 +270,11 @@ impl std::fmt::Display for Report {
 pub(crate) fn make_log_dir(yard: &Yard) -> Result<()> {
     if yard.log_dir.exists() {
         return Ok(());
+    }
+    // What all further nodes' logs are in is ours too, whoever's directory that is in.
+    if let (Some(_), Some(nodes)) = (&yard.whole, yard.log_dir.parent()) {
+        create_dir(nodes, 0o755)?;
+        yard.write_mark(nodes)?;
     }
     create_dir(&yard.log_dir, 0o755)?;
     yard.write_mark(&yard.log_dir)

@@ -129,7 +129,7 @@ fn hung_up() -> Error {
 }
 
 /// A shim's refusal in this crate's terms.
-pub(crate) fn from_shim(failure: Failure) -> Error {
+pub fn from_shim(failure: Failure) -> Error {
     let kind = match failure.kind {
         FailureKind::NotFound => Kind::NotFound,
         FailureKind::AlreadyExists => Kind::AlreadyExists,

@@ -117,8 +117,8 @@ fn prepare(arguments: &Arguments, report: &OwnedFd) -> Result<(Shim, OwnedFd)> {
     Ok((shim, lock))
 }
 
-/// One frame: the shim's name, or why there is none.
-fn tell(
+/// One frame: the new process's name, or why there is none.
+pub(crate) fn tell(
     report: &OwnedFd,
     result: &Result<crate::protocol::ProcessName>,
     pidfd: Option<&OwnedFd>,

@@ -32,6 +32,7 @@ mod job;
 mod launch;
 mod log;
 mod process;
+mod program;
 pub mod protocol;
 pub mod record;
 mod server;
@@ -42,3 +43,4 @@ mod verbs;
 mod worker;
 
 pub use launch::run;
+pub use program::launch;

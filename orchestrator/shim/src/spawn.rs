@@ -1,4 +1,4 @@
-//! The daemon's side of a shim's birth.
+//! The daemon's side of the birth of a shim, or of another process of ours.
 #![forbid(unsafe_code)]
 
 use crate::frame::{self, Decoder};
@@ -54,7 +54,7 @@ pub struct SpawnRequest<'a> {
     pub cgroup: &'a str,
 }
 
-/// A shim that serves its socket.
+/// A shim that serves its socket, or a program that was let run.
 #[derive(Debug)]
 pub struct Spawned {
     /// Its process, which is nobody's child: learn of its end by the pidfd.
@@ -85,6 +85,43 @@ pub fn spawn(request: &SpawnRequest<'_>) -> Result<Spawned, Failure> {
     ready
 }
 
+/// A process of ours that is to outlive the caller, born in its cgroup.
+#[derive(Clone, Copy, Debug)]
+pub struct LaunchRequest<'a> {
+    /// `podyard`, or whatever calls [`crate::launch`] when its first argument is `launch`; it runs as this file.
+    pub binary: &'a Path,
+    /// Its first words, from the program's second on.
+    pub words: &'a [std::ffi::OsString],
+    /// Its whole environment.
+    pub environment: &'a [(std::ffi::OsString, std::ffi::OsString)],
+    /// Its cgroup, from the hierarchy's root; must be without processes, and is made anew.
+    pub cgroup: &'a str,
+    /// Its standard error is appended to this file.
+    pub log: &'a Path,
+}
+
+/// Starts a process in a session of its own and answers as soon as it is born. Blocks for a few milliseconds.
+///
+/// # Errors
+/// `Conflict` if the cgroup has processes; what the kernel says. That the program could not be executed is in the log.
+pub fn launch(request: &LaunchRequest<'_>) -> Result<Spawned, Failure> {
+    let (ours, theirs) = UnixStream::pair().call(|| "socketpair(AF_UNIX, SOCK_STREAM)".into())?;
+    let mut launcher = Command::new(request.binary)
+        .arg0("podyard")
+        .args(["launch".as_ref(), std::ffi::OsStr::new(request.cgroup), request.log.as_os_str()])
+        .args(request.words)
+        .env_clear()
+        .envs(request.environment.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .call(|| format!("exec {} launch", request.binary.display()))?;
+    let born = receive_ready(&ours);
+    launcher.wait().call(|| "wait4(podyard launch)".into())?;
+    born
+}
+
 fn receive_ready(socket: &UnixStream) -> Result<Spawned, Failure> {
     let deadline = Instant::now() + READY_DEADLINE;
     let mut decoder = Decoder::default();
@@ -93,14 +130,14 @@ fn receive_ready(socket: &UnixStream) -> Result<Spawned, Failure> {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
         match rustix::event::poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&timeout)) {
-            Ok(0) => return Err(Failure::new(FailureKind::Timeout, "shim is not ready after 10 s")),
+            Ok(0) => return Err(Failure::new(FailureKind::Timeout, "not ready after 10 s")),
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
             Err(errno) => return Err(errno).call(|| "poll(shim)".into()),
         }
         let received = frame::receive(socket.as_fd(), &mut buffer).call(|| "recvmsg(shim)".into())?;
         if received.count == 0 {
-            return Err(Failure::new(FailureKind::Internal, "shim ended before it was ready"));
+            return Err(Failure::new(FailureKind::Internal, "ended before it was ready"));
         }
         decoder.feed(&buffer[..received.count], received.fds);
         let frame = decoder.next_frame::<Result<ProcessName, Failure>>();
@@ -108,7 +145,7 @@ fn receive_ready(socket: &UnixStream) -> Result<Spawned, Failure> {
             None => {}
             Some((Ok(process), fds)) => {
                 let pidfd = fds.into_iter().next();
-                let pidfd = pidfd.ok_or_else(|| Failure::new(FailureKind::Internal, "shim sent no pidfd"))?;
+                let pidfd = pidfd.ok_or_else(|| Failure::new(FailureKind::Internal, "no pidfd was sent"))?;
                 return Ok(Spawned { process, pidfd });
             }
             Some((Err(failure), _)) => return Err(failure),

@@ -19,6 +19,7 @@ mod jsonpath;
 mod logs;
 pub mod manifest;
 mod merge;
+mod node;
 mod ns;
 mod patch;
 mod plan;
@@ -123,6 +124,8 @@ enum Verb {
     ApiResources(api_resources::Args),
     /// Show the versions of this program and of the daemon
     Version(version::Args),
+    /// Make further nodes; cut them off, kill, heal and remove them
+    Node(node::Args),
     /// Look at namespaces and go into them
     Ns(ns::Args),
     /// Show each step taken for a pod: kernel effect, microseconds
@@ -193,6 +196,7 @@ fn dispatch(cli: Cli) -> Outcome {
             Verb::ApiResources(args) => api_resources::run(&context, &args),
             Verb::Demo(args) => demo::run(args).await,
             Verb::Version(args) => version::run(&context, args).await,
+            Verb::Node(args) => node::run(&context, args).await,
             Verb::Ns(args) => ns::run(&context, args).await,
             Verb::Trace(args) => trace::run(&context, args).await,
             Verb::Plan(args) => plan::run(&context, args).await,
@@ -248,6 +252,14 @@ mod tests {
             "podyard wait --for=condition=Ready pod/a --timeout=10s",
             "podyard wait --for=delete pod -l app=web",
             "podyard wait --for=jsonpath={.status.phase}=Running pod a",
+            "podyard node add n1 --cidr 10.244.7.0/24 --wait=false",
+            "podyard node ls -o json",
+            "podyard node drain n1 --force --grace-period 1 --timeout 30s",
+            "podyard node cordon n1 n2",
+            "podyard node cut n1",
+            "podyard node heal n1 --timeout=5s",
+            "podyard node kill n1 n2",
+            "podyard node rm n1 --force",
             "podyard ns ls",
             "podyard ns map",
             "podyard ns enter web-0/app --net --pid -- ip addr",

@@ -17,6 +17,9 @@ pub struct Args {
     /// Addresses of all nodes' pods [default: the /16 around the first node's]
     #[arg(long, value_name = "CIDR")]
     cluster_cidr: Option<Cidr>,
+    /// How long a further node may be silent before it counts as unreachable and its pods move
+    #[arg(long, value_name = "TIME", default_value = "4s", value_parser = super::wait::duration)]
+    node_grace_period: std::time::Duration,
     /// Virtual addresses of services
     #[arg(long, value_name = "CIDR")]
     service_cidr: Option<Cidr>,
@@ -97,7 +100,8 @@ pub fn run(globals: &Globals, args: Args) -> Outcome {
     if let Some(cidr) = args.service_cidr {
         yard.service_cidr = cidr;
     }
-    crate::daemon::run(yard).map_err(Error::Daemon)?;
+    let options = crate::daemon::Options { node_grace_period: args.node_grace_period };
+    crate::daemon::run(yard, options).map_err(Error::Daemon)?;
     Ok(0)
 }
 

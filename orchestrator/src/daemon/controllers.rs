@@ -7,7 +7,8 @@
 //! ```
 //! The controllers decide; nothing here does. A watch that fell behind begins again with a list.
 
-use controller::{Controllers, Effect, Input, perform};
+use super::nodes::Nodes;
+use controller::{Call, Controllers, Effect, Input, perform};
 use futures::stream::{FuturesUnordered, StreamExt};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -22,7 +23,7 @@ const CALLS_MAX: usize = 256;
 ///
 /// # Cancellation
 /// Dropping the future loses nothing: everything is rebuilt from a list.
-pub(super) async fn drive<S: Store>(registry: Arc<Registry<S>>) {
+pub(super) async fn drive<S: Store>(registry: Arc<Registry<S>>, nodes: Arc<Nodes<S>>) {
     let mut controllers = Controllers::new();
     let mut rng = StdRng::from_os_rng();
     let mut wake = None;
@@ -48,8 +49,15 @@ pub(super) async fn drive<S: Store>(registry: Arc<Registry<S>>) {
             while calls.len() < CALLS_MAX
                 && let Some((id, call)) = waiting.pop_front()
             {
-                let registry = Arc::clone(&registry);
-                calls.push(async move { Input::Done { id, result: perform(&registry, call).await } });
+                let (registry, nodes) = (Arc::clone(&registry), Arc::clone(&nodes));
+                calls.push(async move {
+                    let result = match call {
+                        // Only here are a node's processes within reach.
+                        Call::Fence { node, uid } => nodes.fence(&node, &uid).await.map(|()| None),
+                        call => perform(&registry, call).await,
+                    };
+                    Input::Done { id, result }
+                });
             }
             let due = async {
                 match wake {

@@ -6,6 +6,7 @@
 //! It may be SIGKILLed at any instant: what runs is held by shims and by the kernel, what is wished by the store.
 
 mod controllers;
+mod nodes;
 mod objects;
 mod volumes;
 
@@ -19,23 +20,41 @@ use node::host::Upstream;
 use registry::Registry;
 use serde_json::json;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// How the daemon behaves, beside where it lives.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long a further node may be silent before it counts as unreachable.
+    pub node_grace_period: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { node_grace_period: nodes::GRACE_PERIOD }
+    }
+}
+
 /// Runs the daemon until SIGTERM or SIGINT. Pods run on after it.
 ///
 /// # Errors
 /// What keeps it from starting: another daemon on the yard, a kernel without a feature (named), the disk's answer.
-pub fn run(yard: Yard) -> Result<(), Failure> {
+pub fn run(yard: Yard, options: Options) -> Result<(), Failure> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     // Two workers serve a host: what blocks has threads of its own.
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(serve(yard))
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(serve(yard, options))
 }
 
-async fn serve(yard: Yard) -> Result<(), Failure> {
+async fn serve(yard: Yard, options: Options) -> Result<(), Failure> {
     let begun = std::time::Instant::now();
     let lock = yard.open()?;
     let store = Arc::new(store::Log::open(&yard.store_dir())?);
@@ -63,6 +82,7 @@ async fn serve(yard: Yard) -> Result<(), Failure> {
 
     let local =
         local::LocalNode { agent: Arc::clone(&agent), proxy: Arc::clone(&proxy), info: info_of(&yard) };
+    let nodes = nodes::Nodes::new(Arc::clone(&registry), yard.clone(), options.node_grace_period)?;
     let server = Arc::new(server::Server::new(Arc::clone(&registry), Arc::new(local)));
     let listener = server::listen(&yard.socket)?;
     let mut term = signal(SignalKind::terminate())?;
@@ -79,7 +99,10 @@ async fn serve(yard: Yard) -> Result<(), Failure> {
     };
     tokio::select! {
         () = server::serve(listener, server, shutdown) => info!("asked to end; pods run on"),
-        () = controllers::drive(registry) => return Err("the store closed under the controllers".into()),
+        () = controllers::drive(registry, Arc::clone(&nodes)) => {
+            return Err("the store closed under the controllers".into());
+        }
+        () = nodes.run() => return Err("the store closed under the node manager".into()),
         () = proxy::run(StoreFeed::new(Arc::clone(&store), proxy::KINDS), proxy) => {
             return Err("the store closed under the proxy".into());
         }

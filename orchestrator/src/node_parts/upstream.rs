@@ -180,7 +180,7 @@ async fn write_events<O: Objects>(objects: Arc<O>, node: String, mut inbox: mpsc
 }
 
 /// Makes the Event, or counts one more of it: what repeats itself takes no more room.
-async fn write_event<O: Objects>(objects: &O, event: &Event, node: &str) -> Result<(), Error> {
+pub(crate) async fn write_event<O: Objects>(objects: &O, event: &Event, node: &str) -> Result<(), Error> {
     let now = api::time::seconds(jiff::Timestamp::now());
     let object = event_object(event, node, &now);
     let key = object.key();

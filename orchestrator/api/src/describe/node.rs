@@ -25,6 +25,10 @@ pub(super) fn node(node: &Object, related: &Related<'_>, lines: &mut Lines) {
     lines.pairs(0, "Taints", &taints.collect::<Vec<_>>());
     let unschedulable = node.get_bool("spec.unschedulable").unwrap_or(false);
     lines.pair(0, "Unschedulable", unschedulable.to_string());
+    if crate::node::is_managed(node) {
+        lines.pair(0, "Power", if crate::node::is_off(node) { "off" } else { "on" });
+        lines.pair(0, "Fabric", if crate::node::is_cut(node) { "cut" } else { "up" });
+    }
     conditions(node, lines);
     lines.line(0, "Addresses:");
     for address in node.get_array("status.addresses") {

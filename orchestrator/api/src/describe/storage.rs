@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{Lines, Related, annotations, conditions, head, labels, map, pod, text, text_or};
+use crate::holder;
 use crate::object::Object;
 use crate::table::access_modes;
 
@@ -25,7 +26,25 @@ pub(super) fn claim(claim: &Object, related: &Related<'_>, lines: &mut Lines) {
     };
     let users: Vec<String> = related.pods.iter().filter(uses).map(|pod| pod.name().into()).collect();
     lines.pairs(0, "Used By", &users);
+    held(claim, related, lines);
     conditions(claim, lines);
+}
+
+/// Who holds the claim, and the proof that the last holder is gone.
+fn held(claim: &Object, related: &Related<'_>, lines: &mut Lines) {
+    let now = holder::holder(claim).map(|uid| {
+        let pod = related.pods.iter().find(|pod| pod.uid() == uid);
+        let name = pod.map_or(String::new(), |pod| format!("{} ", pod.name()));
+        let node = holder::holder_node(claim).map_or(String::new(), |node| format!(" on {node}"));
+        format!("{name}({uid}){node}")
+    });
+    lines.pair(0, "Holder", now.as_deref().unwrap_or("<none>"));
+    if now.is_some() {
+        let since = claim.annotation(holder::HELD_SINCE_ANNOTATION).and_then(|since| since.parse().ok());
+        lines.pair(0, "Held since", since.map_or("<unknown>".into(), crate::time::seconds));
+    }
+    lines.pair(0, "Epoch", holder::epoch(claim).to_string());
+    lines.pair(0, "Fenced", holder::Proof::of(claim).map_or("<never>".into(), |proof| proof.summary()));
 }
 
 pub(super) fn volume(volume: &Object, lines: &mut Lines) {
