@@ -255,3 +255,35 @@ fn root_unknown_fields_are_refused_each_by_name() {
     }
     assert!(yard.get(&["pod", "bad"]).is_none(), "nothing is left");
 }
+
+#[test]
+fn root_a_container_is_asked_to_end_by_its_own_signal() {
+    let Some(yard) = Yard::start(PROGRAM, "stopsignal") else { return };
+    let out = yard.dir().join("out");
+    std::fs::create_dir(&out).expect("a directory for its last word");
+    yard.apply(&format!(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {{name: polite}}
+spec:
+  os: {{name: linux}}
+  containers:
+  - name: main
+    image: podyard.local/host
+    command:
+    - sh
+    - -c
+    - trap 'echo INT > /out/word; exit 0' INT; trap 'echo TERM > /out/word; exit 0' TERM; touch /out/up; while :; do sleep 0.05; done
+    lifecycle: {{stopSignal: SIGINT}}
+    volumeMounts: [{{name: out, mountPath: /out}}]
+  volumes: [{{name: out, hostPath: {{path: {}}}}}]
+",
+        out.display()
+    ));
+    until("its traps are set", || {
+        if out.join("up").exists() { Ok(()) } else { Err(yard.get(&["pod", "polite"])) }
+    });
+    yard.ok(&["delete", "pod", "polite"]);
+    assert_eq!(std::fs::read_to_string(out.join("word")).expect("its last word"), "INT\n");
+}
