@@ -1,6 +1,7 @@
 //! Podyard's one binary as a library, so that `integration` can build the same program for its tests.
 #![forbid(unsafe_code)]
 
+mod agent;
 pub mod cli;
 mod daemon;
 mod demo;

@@ -99,6 +99,8 @@ pub struct LogOptions {
     pub tail_lines: Option<u64>,
     /// Only lines younger than this.
     pub since_secs: Option<u64>,
+    /// Stop after so many bytes.
+    pub limit_bytes: Option<u64>,
 }
 
 fn key_path(key: &Key, subresource: Option<&str>) -> String {
@@ -257,6 +259,7 @@ impl Client {
                 ("timestamps", flag(options.timestamps)),
                 ("tailLines", options.tail_lines.map(|lines| lines.to_string())),
                 ("sinceSeconds", options.since_secs.map(|seconds| seconds.to_string())),
+                ("limitBytes", options.limit_bytes.map(|bytes| bytes.to_string())),
             ],
         );
         self.stream(Request::get(path)).await

@@ -21,6 +21,8 @@ pub struct WatchOptions {
     pub resource_version: Option<String>,
     /// End after so many seconds.
     pub timeout_secs: Option<u64>,
+    /// Be told the revision now and then, to go on from there.
+    pub bookmarks: bool,
 }
 
 /// What happened.
@@ -72,6 +74,7 @@ impl Client {
                 ("fieldSelector", options.fields.clone()),
                 ("resourceVersion", options.resource_version.clone()),
                 ("timeoutSeconds", options.timeout_secs.map(|seconds| seconds.to_string())),
+                ("allowWatchBookmarks", options.bookmarks.then(|| "true".to_string())),
             ],
         );
         let stream = self.stream(Request::get(path)).await?;

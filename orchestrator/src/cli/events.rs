@@ -90,8 +90,13 @@ pub async fn run(context: &Context, args: Args) -> Outcome {
     if !args.watch {
         return Ok(0);
     }
-    let mut options =
-        WatchOptions { labels, fields, resource_version: Some(list.resource_version), timeout_secs: None };
+    let mut options = WatchOptions {
+        labels,
+        fields,
+        resource_version: Some(list.resource_version),
+        timeout_secs: None,
+        bookmarks: false,
+    };
     loop {
         let mut watch = context.client.watch(events, namespace, &options).await?;
         while let Some(event) = watch.next().await {

@@ -235,6 +235,7 @@ async fn watch(context: &Context, group: &Group, args: &Args, format: &Format) -
         fields: args.selection.field_selector.clone().or(name),
         resource_version: Some(group.resource_version.clone()).filter(|version| !version.is_empty()),
         timeout_secs: None,
+        bookmarks: false,
     };
     if options.resource_version.is_none() {
         // From the object that was shown.

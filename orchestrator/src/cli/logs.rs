@@ -59,6 +59,7 @@ pub async fn run(context: &Context, args: Args) -> Outcome {
             timestamps: args.timestamps,
             tail_lines: u64::try_from(args.tail).ok(),
             since_secs: args.since.map(|since| since.as_secs().max(1)),
+            limit_bytes: None,
         };
         let mut log = context.client.logs(&key, &options).await?;
         while let Some(bytes) = log.next().await {

@@ -3,6 +3,7 @@
 //! A verb takes its arguments and a [`Context`] and ends with an exit code or an [`Error`], which is told once, here.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod api_resources;
 mod apply;
 mod context;
@@ -136,6 +137,9 @@ enum Verb {
     Doctor(doctor::Args),
     /// Start the daemon
     Up(up::Args),
+    /// Run a further node's agent; the daemon does that
+    #[command(hide = true)]
+    Agent(agent::Args),
     /// Show the main job on this machine's kernel, as a story
     Demo(demo::Args),
     /// Remove everything that Podyard made on this host
@@ -168,6 +172,7 @@ fn dispatch(cli: Cli) -> Outcome {
     // The daemon and what works on the host alone choose their own runtime, or need none.
     let verb = match cli.verb {
         Verb::Up(args) => return up::run(&cli.globals, args),
+        Verb::Agent(args) => return agent::run(&cli.globals, args),
         Verb::Purge(args) => return purge::run(&cli.globals, args),
         Verb::Doctor(args) => return doctor::run(&cli.globals, &args),
         other => other,
@@ -200,7 +205,7 @@ fn dispatch(cli: Cli) -> Outcome {
             Verb::Ns(args) => ns::run(&context, args).await,
             Verb::Trace(args) => trace::run(&context, args).await,
             Verb::Plan(args) => plan::run(&context, args).await,
-            Verb::Up(_) | Verb::Purge(_) | Verb::Doctor(_) => Ok(0),
+            Verb::Up(_) | Verb::Agent(_) | Verb::Purge(_) | Verb::Doctor(_) => Ok(0),
         }
     });
     // A thread that reads standard input cannot be told to stop: do not wait for it.
@@ -269,6 +274,7 @@ mod tests {
             "podyard plan -f a.yaml",
             "podyard doctor -o json",
             "podyard purge --yes",
+            "podyard agent --node n1 --pod-cidr 10.244.1.0/24 --api 10.244.0.1:6443 --token-file /t --name x --isolated",
             "podyard up --isolated --name x --data-dir /d --run-dir /r --log-dir /l --socket /s",
         ];
         for line in lines {

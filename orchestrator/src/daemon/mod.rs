@@ -6,8 +6,11 @@
 //! It may be SIGKILLed at any instant: what runs is held by shims and by the kernel, what is wished by the store.
 
 mod controllers;
+mod everywhere;
+mod fabric;
 mod nodes;
 mod objects;
+mod remote_node;
 mod volumes;
 
 use crate::node_parts::feed::StoreFeed;
@@ -81,9 +84,20 @@ async fn serve(yard: Yard, options: Options) -> Result<(), Failure> {
     upstream.node(agent.node_object()).await?;
 
     let local =
-        local::LocalNode { agent: Arc::clone(&agent), proxy: Arc::clone(&proxy), info: info_of(&yard) };
-    let nodes = nodes::Nodes::new(Arc::clone(&registry), yard.clone(), options.node_grace_period)?;
-    let server = Arc::new(server::Server::new(Arc::clone(&registry), Arc::new(local)));
+        local::LocalNode { agent: Arc::clone(&agent), proxy: Arc::clone(&proxy), info: local::info(&yard) };
+    let liveness = Arc::new(nodes::Liveness::default());
+    let beats = Arc::clone(&liveness);
+    let fabric = fabric::Fabric::new(Arc::clone(&agent.host().network), move |node| beats.beat(node));
+    let parts = (liveness, Arc::clone(&fabric));
+    let nodes = nodes::Nodes::new(Arc::clone(&registry), yard.clone(), options.node_grace_period, parts)?;
+    let everywhere = everywhere::Everywhere {
+        registry: Arc::clone(&registry),
+        local: Arc::new(local),
+        name: yard.node.clone(),
+        fabric: Arc::clone(&fabric),
+    };
+    let server = server::Server::new(Arc::clone(&registry), Arc::new(everywhere));
+    let server = Arc::new(server.with_door(Arc::clone(&fabric) as Arc<dyn server::Door>));
     let listener = server::listen(&yard.socket)?;
     let mut term = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -98,6 +112,7 @@ async fn serve(yard: Yard, options: Options) -> Result<(), Failure> {
         tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
     };
     tokio::select! {
+        () = fabric.serve(Arc::clone(&server)) => {}
         () = server::serve(listener, server, shutdown) => info!("asked to end; pods run on"),
         () = controllers::drive(registry, Arc::clone(&nodes)) => {
             return Err("the store closed under the controllers".into());
@@ -134,27 +149,5 @@ async fn ensure_storage_class<S: store::Store>(registry: &Registry<S>) -> Result
         Ok(_) => Ok(()),
         Err(error) if error.kind() == Kind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
-    }
-}
-
-fn info_of(yard: &Yard) -> server::yard::Info {
-    let path = |path: &std::path::Path| path.display().to_string();
-    let host_netns = yard.isolated.then(|| path(&yard.host_netns()));
-    server::yard::Info {
-        name: yard.name.clone(),
-        version: env!("CARGO_PKG_VERSION").into(),
-        pid: std::process::id(),
-        node: yard.node.clone(),
-        isolated: yard.isolated,
-        data_dir: path(&yard.data_dir),
-        run_dir: path(&yard.run_dir),
-        log_dir: path(&yard.log_dir),
-        socket: path(&yard.socket),
-        cgroup: yard.cgroup_parent.clone(),
-        pod_cidr: yard.pod_cidr.to_string(),
-        service_cidr: yard.service_cidr.to_string(),
-        node_netns: Some(path(&yard.node_netns(&yard.node))),
-        host_netns,
-        started_at: api::time::seconds(jiff::Timestamp::now()),
     }
 }

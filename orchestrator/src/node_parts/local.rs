@@ -5,6 +5,7 @@ use api::{Error, Key, Kind, Object};
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{BoxStream, StreamExt};
 use hyper::body::Bytes;
+use node::Yard;
 use node::agent::Agent;
 use node::exec::{Session, Streams};
 use node::gate::{Go, Stand};
@@ -167,6 +168,29 @@ impl NodeApi for LocalNode {
             })
         }
         .boxed()
+    }
+}
+
+/// What a process that runs a node, or a yard with its first node, knows of itself.
+pub(crate) fn info(of: &Yard) -> yard::Info {
+    let path = |path: &std::path::Path| path.display().to_string();
+    let host_netns = of.isolated.then(|| path(&of.host_netns()));
+    yard::Info {
+        name: of.name.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        node: of.node.clone(),
+        isolated: of.isolated,
+        data_dir: path(&of.data_dir),
+        run_dir: path(&of.run_dir),
+        log_dir: path(&of.log_dir),
+        socket: path(&of.socket),
+        cgroup: of.cgroup_parent.clone(),
+        pod_cidr: of.pod_cidr.to_string(),
+        service_cidr: of.service_cidr.to_string(),
+        node_netns: Some(path(&of.node_netns(&of.node))),
+        host_netns,
+        started_at: api::time::seconds(jiff::Timestamp::now()),
     }
 }
 

@@ -12,3 +12,6 @@ pub(crate) mod local;
 pub(crate) mod pods;
 pub(crate) mod proxy;
 pub(crate) mod upstream;
+
+/// The port on which a further node's agent answers the daemon, at its node's gateway.
+pub(crate) const AGENT_PORT: u16 = 10_250;

@@ -26,7 +26,7 @@ enum Verb {
     /// Run a program of the host's inside a pod's namespaces
     Enter(enter::Args),
     /// List what stands behind each virtual IP, as the kernel has it
-    Services(OutputArgs),
+    Services(ServicesArgs),
     /// Compare the namespaces of two pods or containers
     Diff(DiffArgs),
 }
@@ -42,7 +42,10 @@ struct ListArgs {
 }
 
 #[derive(Debug, clap::Args)]
-struct OutputArgs {
+struct ServicesArgs {
+    /// The node whose kernel is read; the first one if none is named
+    #[arg(long)]
+    node: Option<String>,
     /// `json` for programs
     #[arg(long, short, value_name = "json", value_parser = ["json"])]
     output: Option<String>,
@@ -81,6 +84,9 @@ async fn fetch(context: &Context, kinds: &[String]) -> Result<NamespaceMap, Erro
     let (value, _) = context.client.request_json(Request::get("/podyard/v1/namespaces")).await?;
     let mut yard: NamespaceMap = serde_json::from_value(value)
         .map_err(|error| Error::Usage(format!("the daemon's answer is garbled: {error}")))?;
+    for node in &yard.unreachable {
+        context.note(format_args!("Warning: {node}"));
+    }
     if !kinds.is_empty() {
         yard.namespaces.retain(|namespace| kinds.contains(&namespace.kind));
     }
@@ -114,8 +120,10 @@ async fn ls(context: &Context, args: &ListArgs) -> Outcome {
     Ok(0)
 }
 
-async fn services(context: &Context, args: &OutputArgs) -> Outcome {
-    let (value, _) = context.client.request_json(Request::get("/podyard/v1/services")).await?;
+async fn services(context: &Context, args: &ServicesArgs) -> Outcome {
+    let node = args.node.as_ref().map(|node| format!("?node={}", client::encode(node))).unwrap_or_default();
+    let path = format!("/podyard/v1/services{node}");
+    let (value, _) = context.client.request_json(Request::get(path)).await?;
     let map: ServiceMap = serde_json::from_value(value)
         .map_err(|error| Error::Usage(format!("the daemon's answer is garbled: {error}")))?;
     if args.output.is_some() {

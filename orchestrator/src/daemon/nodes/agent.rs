@@ -18,8 +18,8 @@ use shim::spawn::{LaunchRequest, Spawned};
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
-/// The port of the API inside node-0's network namespace.
-const API_PORT: u16 = 6443;
+use crate::daemon::fabric::API_PORT;
+
 /// An agent's log is begun anew when it has grown to this.
 const LOG_BYTES_MAX: u64 = 4 << 20;
 /// What an agent gets of our environment.
@@ -108,16 +108,19 @@ pub(super) fn bound_log(path: &Path, spare: u64) -> Result<()> {
     }
 }
 
-/// What the agent shows to the API server: made once, readable by root alone.
-pub(super) fn ensure_token(yard: &Yard) -> Result<()> {
+/// What the agent shows to the API server, and is asked with: made once, readable by root alone.
+pub(super) fn ensure_token(yard: &Yard) -> Result<String> {
     let path = yard.token_file();
-    if path.exists() {
-        return Ok(());
+    match std::fs::read_to_string(&path) {
+        Ok(token) => return Ok(token),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Error::io(format!("read {}", path.display()), error)),
     }
     let mut bytes = [0_u8; 32];
     rand::rngs::StdRng::from_os_rng().fill_bytes(&mut bytes);
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    write_private(&path, hex.as_bytes())
+    write_private(&path, hex.as_bytes())?;
+    Ok(hex)
 }
 
 /// The words that make `podyard` the agent of this node.

@@ -34,6 +34,7 @@ use tracing::{error, info};
 
 pub(in crate::daemon) use liveness::Liveness;
 
+use super::fabric::Fabric;
 use agent::Agent;
 
 /// How long a node may be silent unless told otherwise.
@@ -46,6 +47,7 @@ pub(in crate::daemon) struct Nodes<S> {
     binary: PathBuf,
     hierarchies: Arc<Hierarchies>,
     liveness: Arc<Liveness>,
+    fabric: Arc<Fabric>,
     grace: Duration,
     born: Instant,
     entries: Mutex<BTreeMap<String, Arc<Entry>>>,
@@ -100,6 +102,7 @@ impl<S: Store> Nodes<S> {
         registry: Arc<Registry<S>>,
         yard: Yard,
         grace: Duration,
+        (liveness, fabric): (Arc<Liveness>, Arc<Fabric>),
     ) -> node::Result<Arc<Nodes<S>>> {
         let binary = std::fs::canonicalize(&yard.binary)
             .map_err(|error| node::Error::io(format!("resolve {}", yard.binary.display()), error))?;
@@ -108,17 +111,13 @@ impl<S: Store> Nodes<S> {
             yard,
             binary,
             hierarchies: Hierarchies::detect().map_err(from_runtime)?,
-            liveness: Arc::default(),
+            liveness,
+            fabric,
             grace,
             born: Instant::now(),
             entries: Mutex::default(),
             addresses: tokio::sync::Mutex::default(),
         }))
-    }
-
-    /// The heartbeats, to be fed.
-    pub(in crate::daemon) fn liveness(&self) -> &Arc<Liveness> {
-        &self.liveness
     }
 
     /// Manages nodes until the store closes.

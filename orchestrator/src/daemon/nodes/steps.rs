@@ -127,8 +127,13 @@ impl<S: Store> Nodes<S> {
             Step::Places if state.made => Ok(()),
             Step::Places => {
                 let yard = yard.clone();
+                let (name, gateway) = (yard.node.clone(), yard.pod_cidr.nth(1));
                 let make = move || yard.make_places().and_then(|()| agent::ensure_token(&yard));
-                blocking(make).await.map_err(internal)
+                let token = blocking(make).await.map_err(internal)?;
+                if let Some(gateway) = gateway {
+                    self.fabric.admit(&name, gateway, &token);
+                }
+                Ok(())
             }
             Step::Network if state.made => Ok(()),
             Step::Network => {
@@ -158,6 +163,7 @@ impl<S: Store> Nodes<S> {
                 };
                 let (killed, written) = tokio::join!(self.kill(yard), condition);
                 let (killed, took) = killed.map_err(internal)?;
+                self.fabric.forget(&yard.node);
                 state.agent = None;
                 state.made = false;
                 info!(
@@ -376,6 +382,7 @@ impl<S: Store> Nodes<S> {
         }
         let yard = self.yard.of_node(name, self.yard.pod_cidr);
         let (killed, took) = self.kill(&yard).await.map_err(|error| to_api(&error))?;
+        self.fabric.forget(&yard.node);
         state.agent = None;
         state.made = false;
         state.rest_until = None;
@@ -391,6 +398,7 @@ impl<S: Store> Nodes<S> {
         let gone = yard.clone();
         blocking(move || node::purge::remove_places(&gone)).await.map_err(internal)?;
         self.liveness.forget(&yard.node);
+        self.fabric.forget(&yard.node);
         *state = State::default();
         info!(node = yard.node, "the node is removed");
         match node {
