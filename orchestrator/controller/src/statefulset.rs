@@ -75,6 +75,10 @@ pub fn look(view: &View<'_>, key: &Key) -> Plan {
     for step in order::order(&rules, &pets, &|ordinal| of_set.identity(ordinal)) {
         of_set.carry_out(step, &mut plan);
     }
+    // As soon as it can be told: a claim may be gone in the moment its pod is.
+    for ordinal in pods.keys().filter(|ordinal| rules.wants(**ordinal)) {
+        claims::announce(view.cache, set, &of_set.claims(*ordinal), &mut plan);
+    }
     if plan.is_empty() {
         let all = pods.values().copied();
         revision::forget(view, set, &revisions, all, &mut plan);
@@ -250,7 +254,6 @@ impl Own<'_> {
                 if claims::follow(cache, set, self.rules, ordinal, pod, plan) {
                     return;
                 }
-                claims::announce(cache, set, &self.claims(ordinal), plan);
                 let of = format!("delete Pod {} in StatefulSet {}", pod.name(), set.name());
                 plan.told(
                     delete(pod),

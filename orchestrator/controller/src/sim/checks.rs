@@ -14,7 +14,7 @@ use crate::effect::Call;
 use crate::kinds::{CLAIMS, NAMESPACES, PODS, REPLICASETS, SERVICES, SLICES, STATEFULSETS, VOLUMES};
 use crate::{endpoints, pod};
 
-fn broken(law: &'static str, detail: String) -> Result<(), Violation> {
+pub(super) fn broken(law: &'static str, detail: String) -> Result<(), Violation> {
     Err(Violation { law, detail })
 }
 
@@ -134,7 +134,7 @@ impl Checker {
         Ok(())
     }
 
-    fn of(&self, resource: &'static api::Resource) -> impl Iterator<Item = &Object> {
+    pub(super) fn of(&self, resource: &'static api::Resource) -> impl Iterator<Item = &Object> {
         self.objects
             .iter()
             .filter(move |(key, _)| key.resource == resource)
@@ -146,6 +146,11 @@ impl Checker {
         self.objects.values()
     }
 
+    /// An object as it is.
+    pub(super) fn get(&self, key: &Key) -> Option<&Object> {
+        self.objects.get(key).map(AsRef::as_ref)
+    }
+
     /// The state of an object that a revision made.
     pub fn at(&self, revision: u64, key: &Key) -> Option<Arc<Object>> {
         self.history.get(&(revision, key.clone())).cloned()
@@ -154,70 +159,14 @@ impl Checker {
     /// What the controllers ask for must be right by what they were told.
     pub fn call(&self, call: &Call, told: &Cache) -> Result<(), Violation> {
         match call {
-            Call::Create { object } if object.kind() == PODS.kind => self.order_of_creation(object, told),
-            Call::Delete { key, uid, .. } if key.resource == *PODS => self.order_of_deletion(key, uid, told),
+            Call::Create { object } if object.kind() == PODS.kind => self.creation_of_pet(object, told),
+            Call::Delete { key, uid, .. } if key.resource == *PODS => self.deletion_of_pet(key, uid, told),
             Call::Delete { key, uid, .. } if key.resource == *CLAIMS => self.no_data_lost(key, uid),
             _ => Ok(()),
         }
     }
 
-    /// The set a pod belongs to as it is, not as broken controllers see it, if order matters to it.
-    fn ordered(&self, pod: &Object) -> Option<&Object> {
-        let owner = pod.controller_owner().filter(|owner| owner.kind == STATEFULSETS.kind)?;
-        let set = self.objects.get(&Key::new(*STATEFULSETS, pod.namespace(), &owner.name))?;
-        let is_ordered = set.get_str("spec.podManagementPolicy") == Some("OrderedReady");
-        (set.uid() == owner.uid && is_ordered).then_some(set.as_ref())
-    }
-
-    fn order_of_creation(&self, pod: &Object, told: &Cache) -> Result<(), Violation> {
-        let Some(set) = self.ordered(pod) else { return Ok(()) };
-        let ordinal = ordinal(pod.name());
-        let start = set.get_i64("spec.ordinals.start").unwrap_or(0);
-        for before in start..ordinal {
-            let name = format!("{}-{before}", set.name());
-            let before = told.get(&Key::new(*PODS, set.namespace(), &name));
-            if !before.is_some_and(|pod| pod::is_active(pod) && pod::is_ready(pod)) {
-                return broken("lower ordinals come first", format!("{} before {name}", pod.name()));
-            }
-        }
-        Ok(())
-    }
-
-    fn order_of_deletion(&self, key: &Key, uid: &str, told: &Cache) -> Result<(), Violation> {
-        let Some(pod) = self.objects.get(key).filter(|pod| pod.uid() == uid) else { return Ok(()) };
-        let Some(set) = self.ordered(pod) else { return Ok(()) };
-        // The collector and the namespace's end take all at once.
-        let is_ending = |key: &Key| self.objects.get(key).is_none_or(|it| it.is_deleting());
-        let namespace = Key::new(*NAMESPACES, "", &key.namespace);
-        let set_known = told.get(&set.key());
-        if is_ending(&set.key()) || is_ending(&namespace) || set_known.is_none_or(|it| it.uid() != set.uid())
-        {
-            return Ok(());
-        }
-        let Some(set) = set_known else { return Ok(()) };
-        let start = set.get_i64("spec.ordinals.start").unwrap_or(0);
-        let end = start + set.get_i64("spec.replicas").unwrap_or(1);
-        let siblings = told.list_in(*PODS, &key.namespace);
-        let siblings =
-            siblings.filter(|it| it.controller_owner().is_some_and(|owner| owner.uid == set.uid()));
-        let mut others = siblings.filter(|it| it.name() != key.name);
-        let is_healthy = |pod: &Object| pod::is_active(pod) && pod::is_ready(pod);
-        let is_surplus = |ordinal: i64| ordinal < start || ordinal >= end;
-        let number = ordinal(&key.name);
-        if is_surplus(number) {
-            let is_above = |ordinal: i64| is_surplus(ordinal) && ordinal > number;
-            if let Some(above) = others.find(|it| is_above(ordinal(it.name()))) {
-                return broken("highest ordinals go first", format!("{} before {}", key.name, above.name()));
-            }
-        } else if told.get(key).is_some_and(|pod| is_healthy(pod))
-            && let Some(sick) = others.find(|it| !is_healthy(it))
-        {
-            return broken("one pet at a time", format!("{} goes while {} is unwell", key.name, sick.name()));
-        }
-        Ok(())
-    }
-
-    /// Controllers delete a claim only when one of its owners is gone, or its namespace goes.
+    /// Controllers delete a claim only when one of its owners is gone, or its namespace goes, or its volume is gone.
     fn no_data_lost(&self, key: &Key, uid: &str) -> Result<(), Violation> {
         let Some(claim) = self.objects.get(key).filter(|claim| claim.uid() == uid) else { return Ok(()) };
         let namespace = self.objects.get(&Key::new(*NAMESPACES, "", &key.namespace));
@@ -225,7 +174,7 @@ impl Checker {
         let stays = |owner: &api::OwnerReference| {
             self.objects.values().any(|it| it.uid() == owner.uid && !it.is_deleting())
         };
-        if !is_ending && claim.owner_references().iter().all(stays) {
+        if !is_ending && !self.is_lost(claim) && claim.owner_references().iter().all(stays) {
             return broken("no claim is deleted while its owners stay", key.to_string());
         }
         Ok(())
@@ -265,7 +214,7 @@ impl Checker {
         for set in self.of(&STATEFULSETS) {
             self.pets_settled(set).or_else(|why| broken(format!("{}: {why}", set.key())))?;
         }
-        for claim in self.of(&CLAIMS).filter(|claim| !claim.is_deleting()) {
+        for claim in self.of(&CLAIMS).filter(|claim| !claim.is_deleting() && !self.is_lost(claim)) {
             let volume = claim.get_str("spec.volumeName").unwrap_or("");
             let volume = self.objects.get(&Key::new(*VOLUMES, "", volume));
             let is_ours = volume.is_some_and(|it| it.get_str("spec.claimRef.uid") == Some(claim.uid()));
@@ -302,44 +251,9 @@ impl Checker {
         key.resource == *CLAIMS && pods.any(|pod| pod::claims(pod).any(|name| name == key.name))
     }
 
-    fn active_pods_of(&self, set: &Object) -> Vec<&Object> {
+    pub(super) fn active_pods_of(&self, set: &Object) -> Vec<&Object> {
         let owned = |pod: &&Object| pod.controller_owner().is_some_and(|owner| owner.uid == set.uid());
         self.of(&PODS).filter(owned).filter(|pod| pod::is_active(pod)).collect()
-    }
-
-    fn pets_settled(&self, set: &Object) -> Result<(), String> {
-        let start = set.get_i64("spec.ordinals.start").unwrap_or(0);
-        let replicas = set.get_i64("spec.replicas").unwrap_or(1);
-        // A pod by hand that has a pet's name is for people to remove.
-        let is_strange = |ordinal: i64| {
-            let key = Key::new(*PODS, set.namespace(), format!("{}-{ordinal}", set.name()));
-            let owner = self.objects.get(&key).map(|pod| pod.controller_owner().map(|owner| owner.uid));
-            owner.is_some_and(|owner| owner.as_deref() != Some(set.uid()))
-        };
-        if (start..start + replicas).any(is_strange) {
-            return Ok(());
-        }
-        let pods = self.active_pods_of(set);
-        let ordinals: BTreeSet<i64> = pods.iter().map(|pod| ordinal(pod.name())).collect();
-        if ordinals != (start..start + replicas).collect() {
-            return Err(format!("wants {replicas} from {start}, has {ordinals:?}"));
-        }
-        let partition = set.get_i64("spec.updateStrategy.rollingUpdate.partition").unwrap_or(0);
-        let update = set.get_str("status.updateRevision");
-        for pod in pods {
-            if !pod::is_ready(pod) {
-                return Err(format!("{} is not ready", pod.name()));
-            }
-            let revision = pod.label("controller-revision-hash");
-            let is_rolled = ordinal(pod.name()) - start >= partition;
-            if is_rolled && revision != update {
-                return Err(format!("{} is at {revision:?}, not {update:?}", pod.name()));
-            }
-        }
-        match set.get_i64("status.readyReplicas").unwrap_or(0) == replicas {
-            true => Ok(()),
-            false => Err("its status does not say so".into()),
-        }
     }
 
     fn endpoints_settled(&self, service: &Object) -> Result<(), String> {
@@ -363,8 +277,4 @@ impl Checker {
             .collect();
         if pods == listed { Ok(()) } else { Err(format!("ready are {pods:?}, listed {listed:?}")) }
     }
-}
-
-fn ordinal(name: &str) -> i64 {
-    name.rsplit_once('-').and_then(|(_, ordinal)| ordinal.parse().ok()).unwrap_or(-1)
 }

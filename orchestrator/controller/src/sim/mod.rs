@@ -20,6 +20,7 @@ mod checks;
 mod faults;
 mod kernel;
 mod mutant;
+mod pets;
 mod user;
 mod world;
 

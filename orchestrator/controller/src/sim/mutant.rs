@@ -13,6 +13,12 @@ pub enum Mutant {
     Impatient,
     /// Controllers that take every set for a Parallel one.
     Unordered,
+    /// Controllers that take every roll-out for one that may stop all.
+    Greedy,
+    /// Controllers that take `Recreate` for a roll-out.
+    Mixed,
+    /// Controllers that do not see which ordinals are reserved.
+    Forward,
     /// Controllers that draw a fresh random name for every pod.
     Nameless,
     /// A scheduler that gives everybody one address.
@@ -33,9 +39,12 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Mutant; 10] = [
+    pub const ALL: [Mutant; 13] = [
         Mutant::Impatient,
         Mutant::Unordered,
+        Mutant::Greedy,
+        Mutant::Mixed,
+        Mutant::Forward,
         Mutant::Nameless,
         Mutant::OneAddress,
         Mutant::Scavenger,
@@ -51,6 +60,15 @@ impl Mutant {
         match self {
             Mutant::Unordered if object.kind() == STATEFULSETS.kind => {
                 object.set("spec.podManagementPolicy", "Parallel");
+            }
+            Mutant::Greedy if object.get("spec.updateStrategy.rollingUpdate").is_some() => {
+                object.set("spec.updateStrategy.rollingUpdate.maxUnavailable", "100%");
+            }
+            Mutant::Mixed if object.get_str("spec.updateStrategy.type") == Some("Recreate") => {
+                object.set("spec.updateStrategy.type", "RollingUpdate");
+            }
+            Mutant::Forward if object.annotation(api::RESERVED_ORDINALS).is_some() => {
+                object.set("metadata.annotations", json!({}));
             }
             Mutant::Scavenger
                 if object.kind() == VOLUMES.kind && object.get_str("status.phase") == Some("Released") =>

@@ -31,7 +31,7 @@ fn one_seed_gives_one_trace() {
 fn check_caught(mutants: &[(Mutant, &str)]) {
     for (mutant, law) in mutants {
         let is_caught = |seed: &u64| run(*seed, Some(*mutant)).verdict.is_err_and(|it| it.law == *law);
-        let seed = (1..20).find(is_caught);
+        let seed = (1..60).find(is_caught);
         println!("{mutant:?}: {law}: seed {seed:?}");
         assert!(seed.is_some(), "{mutant:?} is not caught by {law:?}");
     }
@@ -45,6 +45,15 @@ fn broken_controllers_are_caught() {
         (Mutant::Nameless, "no more pods than asked for"),
         (Mutant::OneAddress, "after the faults the world falls silent"),
         (Mutant::Restless, "after the faults the world falls silent"),
+    ]);
+}
+
+#[test]
+fn broken_keepers_of_pets_are_caught() {
+    check_caught(&[
+        (Mutant::Greedy, "no more pets are down for an update than maxUnavailable"),
+        (Mutant::Mixed, "Recreate runs one revision at a time"),
+        (Mutant::Forward, "only the ordinals asked for are made"),
     ]);
 }
 

@@ -51,7 +51,8 @@ impl World {
         let namespace = NAMESPACES[usize::from(self.rng.random_ratio(1, 3))];
         let cattle = Key::new(*REPLICASETS, namespace, "cattle");
         let pets = Key::new(*STATEFULSETS, namespace, "pets");
-        match self.rng.random_range(0..24) {
+        match self.rng.random_range(0..30) {
+            24.. => self.act_on_pets(&pets),
             0..=3 => {
                 let replicas = self.rng.random_range(0..7);
                 self.patch(&cattle, json!({"spec": {"replicas": replicas}}), Part::Main);
@@ -115,10 +116,7 @@ impl World {
             {
                 self.set_image(&key, "app:9");
             }
-            // A broken pet below a partition would stay so.
-            let strategy = json!({"rollingUpdate": {"partition": 0}});
-            let pets = Key::new(*STATEFULSETS, namespace, "pets");
-            self.patch(&pets, json!({"spec": {"updateStrategy": strategy}}), Part::Main);
+            self.mend_pets(&Key::new(*STATEFULSETS, namespace, "pets"));
         }
         for node in 0..NODES {
             let key = Key::new(*NODE_KIND, "", node_name(node));
@@ -152,6 +150,7 @@ impl World {
         let class = if random(0.4, self) { json!("keep") } else { Value::Null };
         let min_ready = if random(0.2, self) { 5 } else { 0 };
         let start = if random(0.2, self) { 3 } else { 0 };
+        let history = self.rng.random_range(0..4);
         let mut claim = json!({
             "metadata": {"name": "data"},
             "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
@@ -170,6 +169,7 @@ impl World {
                 "serviceName": "front",
                 "podManagementPolicy": policy,
                 "minReadySeconds": min_ready,
+                "revisionHistoryLimit": history,
                 "ordinals": {"start": start},
                 "selector": {"matchLabels": {"app": name}},
                 "persistentVolumeClaimRetentionPolicy": {"whenDeleted": deleted, "whenScaled": scaled},
@@ -217,7 +217,7 @@ impl World {
         }
     }
 
-    fn some(&mut self, resource: &'static api::Resource) -> Option<Key> {
+    pub(super) fn some(&mut self, resource: &'static api::Resource) -> Option<Key> {
         let (_, records) = self.registry.store().list(resource, None);
         if records.is_empty() {
             return None;
@@ -241,14 +241,14 @@ impl World {
         self.say(format_args!("user creates {key}: {}", outcome(&answer)));
     }
 
-    fn patch(&mut self, key: &Key, patch: Value, part: Part) {
+    pub(super) fn patch(&mut self, key: &Key, patch: Value, part: Part) {
         let options = WriteOptions::default();
         let answer = now(self.registry.patch(key, PatchKind::Merge, &patch, part, &options));
         self.check_manifest(key, answer.as_ref().err());
         self.say(format_args!("user patches {key} with {patch}: {}", outcome(&answer)));
     }
 
-    fn delete(&mut self, key: &Key, propagation: Option<Propagation>) {
+    pub(super) fn delete(&mut self, key: &Key, propagation: Option<Propagation>) {
         let propagation = propagation.or(Some(Propagation::Background));
         let options = DeleteOptions { propagation, ..DeleteOptions::default() };
         let answer = now(self.registry.delete(key, &options));

@@ -128,7 +128,13 @@ fn a_pod_of_the_name_that_nobody_manages_is_adopted() {
 #[test]
 fn a_claim_that_is_going_is_waited_for() {
     let going = claim(0, json!({"metadata": {"deletionTimestamp": ENDING}}));
-    check(&set(1, json!({})), &[going], &["status web"]);
+    let set = set(1, json!({}));
+    // It is told before it is too late to see it, too: while the pet runs on it.
+    for pods in [vec![], vec![pet(&set, 0)]] {
+        let plan = check(&set, &[&[going.clone()], &pods[..]].concat(), &["status web"]);
+        assert_eq!(events(&plan).len(), 1);
+        assert_eq!(events(&plan)[0].0, "ClaimLost");
+    }
 }
 
 #[test]
