@@ -75,9 +75,14 @@ pub(crate) fn discard(dir: &Path, name: &str, durability: Durability) -> Result<
 /// Removes what crashed builds and removals of this machine left in `dir`: every dot-name.
 /// Call it while nobody builds in `dir`.
 pub(crate) fn sweep(dir: &Path) -> Result<Vec<String>, Error> {
+    sweep_but(dir, &[])
+}
+
+/// As [`sweep`], leaving these names alone.
+pub(crate) fn sweep_but(dir: &Path, kept: &[&str]) -> Result<Vec<String>, Error> {
     let mut swept = Vec::new();
     for name in names(dir)? {
-        if name.starts_with('.') {
+        if name.starts_with('.') && !kept.contains(&name.as_str()) {
             remove_tree(&dir.join(&name))?;
             swept.push(name);
         }
@@ -106,14 +111,20 @@ pub(crate) fn names(dir: &Path) -> Result<Vec<String>, Error> {
 /// `Busy` if something is mounted beneath: deleting would reach into it.
 pub(crate) fn remove_tree(path: &Path) -> Result<(), Error> {
     fault::step()?;
-    if let Some(mounted) = mount_beneath(path)? {
-        let text = format!("remove {}: {} is mounted beneath it", path.display(), mounted.display());
-        return Err(Error::new(Kind::Busy, text));
-    }
+    refuse_mounted(path)?;
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         other => other.context(|| format!("remove {}", path.display())),
     }
+}
+
+/// Refuses with `Busy` if something is mounted at or beneath `path`.
+pub(crate) fn refuse_mounted(path: &Path) -> Result<(), Error> {
+    if let Some(mounted) = mount_beneath(path)? {
+        let text = format!("remove {}: {} is mounted beneath it", path.display(), mounted.display());
+        return Err(Error::new(Kind::Busy, text));
+    }
+    Ok(())
 }
 
 /// The first mount point at or beneath `path` in our mount namespace.
@@ -194,7 +205,7 @@ pub(crate) fn sync(path: &Path) -> Result<(), Error> {
     file.sync_all().context(|| format!("fsync {}", path.display()))
 }
 
-fn rename_new(from: &Path, to: &Path) -> Result<(), Error> {
+pub(crate) fn rename_new(from: &Path, to: &Path) -> Result<(), Error> {
     fault::step()?;
     renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, RenameFlags::NOREPLACE)
         .context(|| format!("renameat2({}, {}, RENAME_NOREPLACE)", from.display(), to.display()))
@@ -213,6 +224,10 @@ impl Fingerprint {
         for byte in (bytes.len() as u64).to_le_bytes().iter().chain(bytes) {
             self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         }
+    }
+
+    pub(crate) fn value(&self) -> u64 {
+        self.0
     }
 
     pub(crate) fn hex(&self) -> String {

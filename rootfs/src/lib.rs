@@ -24,11 +24,14 @@
 #![deny(unsafe_code)]
 
 mod error;
+mod ext4;
 mod files;
 pub mod host;
 pub mod image;
+mod loopfs;
 pub mod overlay;
 pub mod path;
+mod quota;
 pub mod snapshot;
 mod sys;
 pub mod volume;
@@ -37,4 +40,4 @@ pub use error::{Error, Kind, SysError};
 pub use image::{Config, Image, Toolbox};
 pub use overlay::{Access, Layer, MountedLayer, RootPlan};
 pub use snapshot::Snapshots;
-pub use volume::{Claim, Medium, Volumes};
+pub use volume::{Claim, Enforcement, Medium, Volumes, Wish};

@@ -28,6 +28,7 @@ pub mod resource;
 pub mod scale;
 pub mod schema;
 pub mod selector;
+pub mod storage;
 mod strategic;
 pub mod support;
 pub mod table;

@@ -82,11 +82,15 @@ fn confirm(view: &View<'_>, claim: &Object, name: &str, plan: &mut Plan) {
         } else if !claim.finalizers().contains(&PROTECTION) {
             plan.call(Call::Update { object: protected(claim.clone()), part: Part::Main });
         } else {
-            let status = json!({
+            let mut status = json!({
                 "phase": "Bound",
                 "accessModes": volume.0["spec"]["accessModes"],
                 "capacity": volume.0["spec"]["capacity"],
             });
+            let conditions = conditions(claim, volume, view.now);
+            if !conditions.is_empty() {
+                status["conditions"] = conditions.into();
+            }
             if claim.get("status") != Some(&status) {
                 plan.call(write_status(claim, status));
             }
@@ -96,6 +100,23 @@ fn confirm(view: &View<'_>, claim: &Object, name: &str, plan: &mut Plan) {
     } else if claim.get_str("status.phase") == Some("Bound") {
         plan.call(write_status(claim, json!({"phase": "Lost"})));
     }
+}
+
+/// The conditions of a bound claim: `Resizing` from when it asks for more than its volume has until it has it, and what
+/// whoever makes the volume larger says meanwhile. Source: Kubernetes API reference, PersistentVolumeClaimCondition.
+fn conditions(claim: &Object, volume: &Object, now: jiff::Timestamp) -> Vec<Value> {
+    const OF_GROWTH: [&str; 2] = ["Resizing", "FileSystemResizePending"];
+    let mut conditions = claim.get_array("status.conditions").to_vec();
+    let is_dynamic = volume.get_str("spec.csi.driver") == Some(HOST);
+    if is_dynamic && wanted(claim) > capacity(volume) {
+        if !conditions.iter().any(|condition| condition["type"] == OF_GROWTH[0]) {
+            let now = api::time::seconds(now);
+            conditions.push(json!({"type": OF_GROWTH[0], "status": "True", "lastTransitionTime": now}));
+        }
+    } else {
+        conditions.retain(|condition| !OF_GROWTH.iter().any(|it| condition["type"] == **it));
+    }
+    conditions
 }
 
 /// A claim that names no volume: one that is its own, else one that fits, else a new one.
@@ -177,10 +198,13 @@ fn capacity(volume: &Object) -> u64 {
     volume.get_str("spec.capacity.storage").and_then(|text| parse_bytes(text).ok()).unwrap_or(0)
 }
 
+fn wanted(claim: &Object) -> u64 {
+    claim.get_str("spec.resources.requests.storage").and_then(|text| parse_bytes(text).ok()).unwrap_or(0)
+}
+
 /// Whether a volume gives what a claim asks for.
 fn fits(claim: &Object, volume: &Object, class: &str) -> bool {
-    let wanted = claim.get_str("spec.resources.requests.storage");
-    let is_large = wanted.and_then(|text| parse_bytes(text).ok()).unwrap_or(0) <= capacity(volume);
+    let is_large = wanted(claim) <= capacity(volume);
     let modes = volume.get_array("spec.accessModes");
     let is_accessible = claim.get_array("spec.accessModes").iter().all(|mode| modes.contains(mode));
     let is_class = volume.get_str("spec.storageClassName").unwrap_or("") == class;
@@ -302,6 +326,28 @@ mod tests {
         let plan = check(named, std::slice::from_ref(&ours), &["status data"]);
         let Call::Update { object, .. } = &plan.steps[0].call else { panic!() };
         check(object.clone(), &[ours], &[]);
+    }
+
+    #[test]
+    fn a_claim_that_asks_for_more_says_so_until_it_has_it() {
+        let spec = json!({"csi": {"driver": HOST, "volumeHandle": "a"}, "hostPath": null});
+        let small = with(&volume("a", of("c")), json!({"spec": spec}));
+        let grown =
+            claim(json!({"spec": {"volumeName": "a", "resources": {"requests": {"storage": "2Gi"}}}}));
+        let plan = check(grown, std::slice::from_ref(&small), &["status data"]);
+        let Call::Update { object, .. } = &plan.steps[0].call else { panic!() };
+        assert_eq!(object.get_str("status.capacity.storage"), Some("1Gi"));
+        assert_eq!(object.get_str("status.conditions.0.type"), Some("Resizing"));
+        check(object.clone(), std::slice::from_ref(&small), &[]);
+        let pending = json!({"type": "FileSystemResizePending", "status": "True"});
+        let waiting =
+            with(object, json!({"status": {"conditions": [object.0["status"]["conditions"][0], pending]}}));
+        check(waiting.clone(), std::slice::from_ref(&small), &[]);
+        let large = with(&small, json!({"spec": {"capacity": {"storage": "2Gi"}}}));
+        let plan = check(waiting, &[large], &["status data"]);
+        let Call::Update { object, .. } = &plan.steps[0].call else { panic!() };
+        assert_eq!(object.get_str("status.capacity.storage"), Some("2Gi"));
+        assert_eq!(object.get("status.conditions"), None);
     }
 
     #[test]

@@ -92,6 +92,11 @@ pub fn provision(claim: &Object, class: &Object) -> Object {
             "csi": {"driver": HOST, "volumeHandle": name},
         },
     }));
+    if let Some(parameters) =
+        class.get("parameters").filter(|it| it.as_object().is_some_and(|it| !it.is_empty()))
+    {
+        volume.set("spec.csi.volumeAttributes", parameters.clone());
+    }
     if let Some(Value::Object(labels)) = claim.get("spec.selector.matchLabels") {
         volume.set("metadata.labels", labels.clone());
     }

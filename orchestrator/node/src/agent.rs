@@ -170,21 +170,6 @@ impl Agent {
         }
     }
 
-    /// A volume of ours is no longer known to the API, and its policy was to delete it.
-    ///
-    /// # Errors
-    /// `Conflict` if the data is another claim's; the disk's answer.
-    pub fn volume_deleted(&self, volume: &Object) -> Result<()> {
-        if volume.get_str("spec.persistentVolumeReclaimPolicy") != Some("Delete")
-            || volume.get_str("spec.csi.driver") != Some(crate::volumes::DRIVER)
-        {
-            return Ok(());
-        }
-        let Some(handle) = volume.get_str("spec.csi.volumeHandle") else { return Ok(()) };
-        let owner = volume.get_str("spec.claimRef.uid").unwrap_or("");
-        self.host.volumes.remove(handle, owner).map_err(crate::host::from_rootfs)
-    }
-
     /// The steps taken for a pod.
     pub fn trace(&self, pod: &Key) -> Option<Trace> {
         let name = format!("{}/{}", pod.namespace, pod.name);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use api::{Key, Object, holder};
 use rootfs::volume::BindAccess;
-use rootfs::{Claim, Medium};
+use rootfs::{Claim, Enforcement, Medium, Wish};
 use serde_json::Value;
 use shim::protocol::VolumeMount;
 
@@ -32,10 +32,10 @@ pub async fn prepare(host: &Host, pod: &Object, paths: &PodPaths) -> Result<Vec<
         match volume.get("emptyDir") {
             Some(empty) => {
                 let medium = medium(empty);
-                rootfs::volume::ensure_empty_dir(&source, medium).map_err(from_rootfs)?;
-                effects.push(format!("emptyDir {name}: {medium:?} at {}", source.display()));
+                rootfs::volume::ensure_empty_dir(&source.path, medium).map_err(from_rootfs)?;
+                effects.push(format!("emptyDir {name}: {medium:?} at {}", source.path.display()));
             }
-            None => effects.push(format!("volume {name}: {}", source.display())),
+            None => effects.push(format!("volume {name}: {}", source.path.display())),
         }
     }
     Ok(effects)
@@ -68,6 +68,7 @@ pub async fn mounts(
     let files = paths.files_dir();
     let mount = |source: PathBuf, destination: &str| VolumeMount {
         source,
+        claim: None,
         sub_path: None,
         destination: destination.into(),
         access: BindAccess::ReadWrite,
@@ -85,11 +86,13 @@ pub async fn mounts(
                 config(Error::new(Kind::Invalid, format!("volumeMount {name}: no such volume")))
             })?;
         let claim_read_only = volume["persistentVolumeClaim"]["readOnly"] == true;
-        let read_only = wish["readOnly"] == true || claim_read_only;
+        let source = source(host, pod, paths, volume).await?;
+        let read_only = wish["readOnly"] == true || claim_read_only || source.read_only;
         let destination = wish["mountPath"].as_str().unwrap_or("");
         mounts.retain(|mount| mount.destination != Path::new(destination));
         mounts.push(VolumeMount {
-            source: source(host, pod, paths, volume).await?,
+            source: source.path,
+            claim: source.claim,
             sub_path: wish["subPath"].as_str().filter(|path| !path.is_empty()).map(PathBuf::from),
             destination: destination.into(),
             access: if read_only { BindAccess::ReadOnly } else { BindAccess::ReadWrite },
@@ -111,13 +114,27 @@ fn medium(empty: &Value) -> Medium {
 }
 
 /// Where a volume's data is on this host.
-async fn source(host: &Host, pod: &Object, paths: &PodPaths, volume: &Value) -> Result<PathBuf> {
+struct Source {
+    path: PathBuf,
+    /// Whose it must be, if it is a volume of ours.
+    claim: Option<Claim>,
+    /// Nobody may write to it.
+    read_only: bool,
+}
+
+impl From<PathBuf> for Source {
+    fn from(path: PathBuf) -> Source {
+        Source { path, claim: None, read_only: false }
+    }
+}
+
+async fn source(host: &Host, pod: &Object, paths: &PodPaths, volume: &Value) -> Result<Source> {
     let name = volume["name"].as_str().unwrap_or("");
     if volume.get("emptyDir").is_some() {
-        return Ok(paths.volumes_dir().join(name));
+        return Ok(paths.volumes_dir().join(name).into());
     }
     if let Some(path) = volume["hostPath"]["path"].as_str() {
-        return host_path(Path::new(path), volume["hostPath"]["type"].as_str().unwrap_or(""));
+        return Ok(host_path(Path::new(path), volume["hostPath"]["type"].as_str().unwrap_or(""))?.into());
     }
     if let Some(claim) = volume["persistentVolumeClaim"]["claimName"].as_str() {
         return claimed(host, pod, claim).await;
@@ -162,8 +179,8 @@ fn host_path(path: &Path, kind: &str) -> Result<PathBuf> {
     }
 }
 
-/// The data directory behind a claim that this pod holds.
-async fn claimed(host: &Host, pod: &Object, name: &str) -> Result<PathBuf> {
+/// The data behind a claim that this pod holds.
+async fn claimed(host: &Host, pod: &Object, name: &str) -> Result<Source> {
     let get = |key| async { host.upstream.get(key).await.map_err(|error| config(from_api(error))) };
     let claim = get(Key::core("persistentvolumeclaims", pod.namespace(), name)).await?;
     if crate::hold::is_exclusive(&claim) && holder::holder(&claim) != Some(pod.uid()) {
@@ -175,21 +192,47 @@ async fn claimed(host: &Host, pod: &Object, name: &str) -> Result<PathBuf> {
         let text = format!("volume {volume_name} does not belong to claim {name} ({})", claim.uid());
         return Err(config(Error::new(Kind::Conflict, text)));
     }
+    let modes = claim.get_array("spec.accessModes");
+    let read_only = !modes.is_empty() && modes.iter().all(|mode| mode == "ReadOnlyMany");
+    let by_path = |path: &str, kind: &str| {
+        host_path(Path::new(path), kind).map(|path| Source { path, claim: None, read_only })
+    };
     if let Some(path) = volume.get_str("spec.local.path") {
-        return host_path(Path::new(path), "Directory");
+        return by_path(path, "Directory");
     }
     if let Some(path) = volume.get_str("spec.hostPath.path") {
-        return host_path(Path::new(path), volume.get_str("spec.hostPath.type").unwrap_or(""));
+        return by_path(path, volume.get_str("spec.hostPath.type").unwrap_or(""));
     }
     if volume.get_str("spec.csi.driver") != Some(DRIVER) {
         return Err(config_error(format!(
             "volume {volume_name} is neither local, hostPath nor of driver {DRIVER}"
         )));
     }
-    let handle = volume.get_str("spec.csi.volumeHandle").unwrap_or(&volume_name).to_owned();
+    let handle = handle(&volume).to_owned();
     let owner = Claim { uid: claim.uid().to_owned(), epoch: holder::epoch(&claim) };
-    let volumes = host.volumes.clone();
-    blocking(move || volumes.ensure(&handle, &owner).map_err(from_rootfs)).await.map_err(config)
+    let (volumes, wish, holder) = (host.volumes.clone(), wish(&volume), owner.clone());
+    let path = blocking(move || volumes.ensure(&handle, &holder, wish).map_err(from_rootfs))
+        .await
+        .map_err(config)?
+        .source;
+    Ok(Source { path, claim: Some(owner), read_only })
+}
+
+/// The directory's name of a volume of ours.
+pub fn handle(volume: &Object) -> &str {
+    volume.get_str("spec.csi.volumeHandle").unwrap_or(volume.name())
+}
+
+/// What a PersistentVolume of ours asks of the disk.
+pub fn wish(volume: &Object) -> Wish {
+    let size = volume.get_str("spec.capacity.storage").and_then(|text| api::quantity::parse_bytes(text).ok());
+    let enforcement = match volume.get_str("spec.csi.volumeAttributes.enforcement") {
+        Some("quota") => Enforcement::ProjectQuota,
+        Some("loop") => Enforcement::Loop,
+        Some("none") => Enforcement::None,
+        _ => Enforcement::Auto,
+    };
+    Wish { size_bytes: size.unwrap_or(0), enforcement }
 }
 
 #[cfg(test)]

@@ -67,6 +67,7 @@ impl<S: Store> Registry<S> {
         let After::Is(object) = &mut draft.after else { return Ok(()) };
         match (draft.key.resource.group, draft.key.resource.plural) {
             ("", "services") => self.allocate_virtual_ip(Some(old), draft)?,
+            ("", "persistentvolumeclaims") => self.check_growth(old, object)?,
             ("", "pods") => {
                 // The address was given by the scheduler; a status that does not speak of it does not take it away.
                 if object.get("status.podIP").is_none() && !is_finished(object) {
@@ -81,6 +82,30 @@ impl<S: Store> Registry<S> {
             _ => {}
         }
         self.finish_deletion(draft)
+    }
+
+    /// A claim may ask for more only if its class can give it. (Less is refused with the object's other changes.)
+    /// Source: Kubernetes, "Expanding Persistent Volumes Claims".
+    fn check_growth(&self, old: &Object, new: &Object) -> Result<(), Error> {
+        const PATH: &str = "spec.resources.requests.storage";
+        let size =
+            |claim: &Object| claim.get_str(PATH).and_then(|text| api::quantity::parse_bytes(text).ok());
+        if size(new) <= size(old) {
+            return Ok(());
+        }
+        let name = new.get_str("spec.storageClassName").unwrap_or("");
+        let class = api::resource_by_plural("storage.k8s.io", "storageclasses")
+            .and_then(|resource| self.store.get(&Key::new(resource, "", name)))
+            .map(|record| record.object());
+        if class.is_some_and(|class| class.0["allowVolumeExpansion"] == true) {
+            return Ok(());
+        }
+        let cause = Cause {
+            reason: "FieldValueForbidden".into(),
+            message: format!("Forbidden: storage class {name:?} does not say allowVolumeExpansion: true"),
+            field: PATH.into(),
+        };
+        Err(Error::invalid(new.key().resource, new.name(), vec![cause]))
     }
 
     /// Removes an object in deletion that waits for nothing any more.

@@ -79,9 +79,11 @@ pub(crate) fn create(
     trace.step(format!("mount {} overlays, detached", create.root.layers.len()));
 
     for (index, volume) in create.volumes.iter().enumerate() {
-        let bound = match &volume.sub_path {
-            None => volume::bind_fd(&volume.source, volume.access),
-            Some(sub) => volume::bind_sub_fd(&volume.source, sub, volume.access),
+        let sub = volume.sub_path.as_deref();
+        let bound = match (&volume.claim, sub) {
+            (Some(claim), _) => volume::claimed_fd(&volume.source, claim, sub, volume.access),
+            (None, None) => volume::bind_fd(&volume.source, volume.access),
+            (None, Some(sub)) => volume::bind_sub_fd(&volume.source, sub, volume.access),
         };
         let fd = bound.map_err(|error| {
             let failure = Failure::from(error);
@@ -91,7 +93,7 @@ pub(crate) fn create(
         mounts.push(DetachedMount { fd, destination: volume.destination.clone(), read_only });
     }
     if !create.volumes.is_empty() {
-        trace.step(format!("bind {} volumes, detached", create.volumes.len()));
+        trace.step(format!("mount {} volumes, detached", create.volumes.len()));
     }
 
     let stdio = if terminal { Stdio::Terminal(window) } else { Stdio::Fds(output_of(output)?) };

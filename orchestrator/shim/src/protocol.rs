@@ -132,6 +132,9 @@ pub struct Create {
 pub struct VolumeMount {
     /// Absolute path on the host: a directory or file that we trust.
     pub source: PathBuf,
+    /// `source` is the data of this claim's volume, a directory or an image, and is mounted only if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<rootfs::Claim>,
     /// Path beneath `source`, chosen by others: resolved so that no link leads out; made if missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sub_path: Option<PathBuf>,

@@ -103,6 +103,7 @@ fn root_a_failed_create_leaves_nothing_and_may_be_repeated() {
     let mut create = pod.create_request(&web, &["/bin/true"]);
     create.volumes = vec![VolumeMount {
         source: pod.dir.join("missing"),
+        claim: None,
         sub_path: None,
         destination: "/data".into(),
         access: rootfs::volume::BindAccess::ReadOnly,
@@ -137,8 +138,13 @@ fn root_volumes_and_shared_namespaces_reach_the_containers() {
     ] {
         let container = id(name, 0);
         let mut create = pod.create_request(&container, &["/bin/sh", "-c", script]);
-        create.volumes =
-            vec![VolumeMount { source: data.clone(), sub_path: None, destination: "/data".into(), access }];
+        create.volumes = vec![VolumeMount {
+            source: data.clone(),
+            claim: None,
+            sub_path: None,
+            destination: "/data".into(),
+            access,
+        }];
         client.call(Verb::Create(Box::new(create)), &[]).unwrap();
         client.call(Verb::Start(container.clone()), &[]).unwrap();
         pod.wait(&container);

@@ -27,6 +27,9 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
+/// How long deleted volumes are kept.
+const TRASH_GRACE_SECS: u64 = 24 * 3600;
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// How the daemon behaves, beside where it lives.
@@ -66,7 +69,7 @@ async fn serve(yard: Yard, options: Options) -> Result<(), Failure> {
         ..registry::Config::default()
     };
     let registry = Arc::new(Registry::open(Arc::clone(&store), config).await?);
-    ensure_storage_class(&registry).await?;
+    ensure_storage_classes(&registry).await?;
     let (network, steps) = node::network::ensure(&yard).await?;
     for step in steps {
         tracing::debug!(effect = step.effect, micros = step.took.as_micros() as u64, "node network");
@@ -83,6 +86,12 @@ async fn serve(yard: Yard, options: Options) -> Result<(), Failure> {
     let agent = Agent::new(config, Arc::clone(&upstream) as Arc<dyn Upstream>)?;
     upstream.node(agent.node_object()).await?;
 
+    let keeper = volumes::Keeper::new(
+        Arc::clone(&registry),
+        Arc::clone(&upstream) as Arc<dyn Upstream>,
+        rootfs::Volumes::new(yard.volumes_dir()),
+        std::time::Duration::from_secs(TRASH_GRACE_SECS),
+    );
     let local =
         local::LocalNode { agent: Arc::clone(&agent), proxy: Arc::clone(&proxy), info: local::info(&yard) };
     let liveness = Arc::new(nodes::Liveness::default());
@@ -124,30 +133,37 @@ async fn serve(yard: Yard, options: Options) -> Result<(), Failure> {
         () = pods::feed(StoreFeed::new(Arc::clone(&store), pods::KINDS), Arc::clone(&agent)) => {
             return Err("the agent stopped".into());
         }
-        () = volumes::feed(StoreFeed::new(store, volumes::KINDS), agent) => {
+        () = keeper.run(StoreFeed::new(store, volumes::KINDS)) => {
             return Err("the store closed under the volumes".into());
         }
     }
     Ok(())
 }
 
-/// The class that claims without one get: directories on this host.
-async fn ensure_storage_class<S: store::Store>(registry: &Registry<S>) -> Result<(), api::Error> {
-    let class = Object(json!({
-        "apiVersion": "storage.k8s.io/v1",
-        "kind": "StorageClass",
-        "metadata": {
-            "name": "host",
-            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
-        },
-        "provisioner": node::volumes::DRIVER,
-        "reclaimPolicy": "Delete",
-        "volumeBindingMode": "Immediate",
-    }));
-    let key = class.key();
-    match registry.create(key.resource, "", class.0, &registry::WriteOptions::default()).await {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == Kind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
+/// The classes that are there from the start: claims that name none get `host`, whose volumes hold what they were
+/// asked for and no more; `directory` is for those who want plain directories.
+async fn ensure_storage_classes<S: store::Store>(registry: &Registry<S>) -> Result<(), api::Error> {
+    for (name, is_default, parameters) in
+        [("host", "true", json!({})), ("directory", "false", json!({"enforcement": "none"}))]
+    {
+        let class = Object(json!({
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "StorageClass",
+            "metadata": {
+                "name": name,
+                "annotations": {"storageclass.kubernetes.io/is-default-class": is_default},
+            },
+            "provisioner": node::volumes::DRIVER,
+            "parameters": parameters,
+            "reclaimPolicy": "Delete",
+            "volumeBindingMode": "Immediate",
+            "allowVolumeExpansion": true,
+        }));
+        let key = class.key();
+        match registry.create(key.resource, "", class.0, &registry::WriteOptions::default()).await {
+            Err(error) if error.kind() == Kind::AlreadyExists => {}
+            other => drop(other?),
+        }
     }
+    Ok(())
 }

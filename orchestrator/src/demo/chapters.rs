@@ -118,10 +118,12 @@ async fn pets(story: &mut Story, yard: &DemoYard) -> Result<(), Failure> {
         }
         let volume = yard.get("pvc", &format!("data-{pet}")).await?.0["spec"]["volumeName"].clone();
         let handle = yard.get_cluster("pv", text(&volume)).await?.0["spec"]["csi"]["volumeHandle"].clone();
-        let dir = yard.yard.volumes_dir().join(text(&handle)).join("data");
-        let kept = std::fs::read_to_string(dir.join("visits"))
-            .map_err(|e| format!("read {}: {e}", dir.display()))?;
-        story.fact(format!("{pet}: {visits} visits; {}/visits holds {}", dir.display(), kept.trim()));
+        let home = yard.yard.volumes_dir().join(text(&handle));
+        // Through the pet's own eyes: its volume may be a filesystem that is mounted nowhere else.
+        let pid = pids(yard, pet).await?.first().copied().ok_or_else(|| format!("{pet} has no process"))?;
+        let seen = format!("/proc/{pid}/root/data/visits");
+        let kept = std::fs::read_to_string(&seen).map_err(|e| format!("read {seen}: {e}"))?;
+        story.fact(format!("{pet}: {visits} visits; its volume, {}, holds {}", home.display(), kept.trim()));
     }
     Ok(())
 }

@@ -117,8 +117,6 @@ fn claim(old: &Object, new: &Object, causes: &mut Causes) {
     if let Some(is) = is {
         if was.as_ref() != Some(&is) && old.get_str("spec.volumeName").unwrap_or("").is_empty() {
             causes.forbidden("spec.resources.requests.storage", "the claim is not bound yet");
-        } else if was.as_ref() != Some(&is) {
-            causes.warn("not implemented yet: spec.resources.requests.storage: volumes are not resized");
         }
         allowed.set("spec.resources.requests.storage", is);
     }

@@ -66,6 +66,20 @@ pub(super) fn class(class: &Tree, causes: &mut Causes) {
         "" => causes.required("provisioner"),
         name => causes.name("provisioner", &name.to_ascii_lowercase(), names::qualified),
     }
+    if text(class, "provisioner") == crate::storage::PROVISIONER {
+        for (name, value) in tree(class, "parameters").into_iter().flatten() {
+            let path = format!("parameters.{name}");
+            let text = value.as_str().unwrap_or("");
+            match name.as_str() {
+                "enforcement" => causes.one_of(path, text, &["auto", "quota", "loop", "none"]),
+                "trashGrace" if crate::storage::duration(text).is_some() => {}
+                "trashGrace" => {
+                    causes.invalid(path, value.clone(), "must be a duration such as 0s, 30m, 24h, 7d")
+                }
+                _ => causes.invalid(path, value.clone(), "must be enforcement or trashGrace"),
+            }
+        }
+    }
     causes.one_of("reclaimPolicy", text(class, "reclaimPolicy"), &["Delete", "Retain"]);
     let modes = ["Immediate", "WaitForFirstConsumer"];
     causes.one_of("volumeBindingMode", text(class, "volumeBindingMode"), &modes);
