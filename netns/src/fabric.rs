@@ -23,7 +23,7 @@ use crate::link::{self, Link};
 use crate::namespace::Namespace;
 use crate::netlink::Route as Socket;
 use crate::node::Node;
-use crate::plan::{NodeNet, Uplink, port_prefix};
+use crate::plan::{NodeNet, Uplink, port_address, port_prefix};
 use crate::route::{self, Hop, Route};
 use crate::{Outcome, plan};
 
@@ -63,7 +63,7 @@ pub fn port(hub: &Namespace, link: &str, mark: &str) -> Result<Cable> {
     Ok(if port.up { Cable::Whole } else { Cable::Cut })
 }
 
-/// Cuts a port or mends it. Idempotent. About 10 ms for a cut.
+/// Cuts a port or mends it. Idempotent. When it answers, packets pass, or none does any more.
 ///
 /// # Errors
 /// As [`port`].
@@ -72,7 +72,14 @@ pub fn set_port(hub: &Namespace, link: &str, mark: &str, cable: Cable) -> Result
     let (port, _) = find_port(&mut socket, link, mark)?;
     match (cable, port.up) {
         (Cable::Whole, true) | (Cable::Cut, false) => return Ok(Outcome::Unchanged),
-        (Cable::Whole, false) => socket.perform(link::set_up(link))?,
+        (Cable::Whole, false) => {
+            socket.perform(link::set_up(link))?;
+            // The port, then the bridge, which has a carrier while one of its ports has.
+            link::settle(&mut socket, &[link])?;
+            let bridge =
+                link::list(&mut socket)?.into_iter().find(|link| Some(link.index) == port.controller);
+            link::settle(&mut socket, &bridge.iter().map(|link| link.name.as_str()).collect::<Vec<_>>())?;
+        }
         (Cable::Cut, true) => socket.perform(link::set_down(link))?,
     }
     Ok(Outcome::Changed)
@@ -115,7 +122,8 @@ pub fn remove_port(hub: &Node, link: &str, mark: &str) -> std::result::Result<Ou
             .filter(|port| port.controller == Some(bridge.index))
             .filter(|port| doomed.is_none_or(|doomed| doomed.index != port.index))
             .collect();
-        let reached: BTreeSet<_> = left.iter().filter_map(|port| any_gateway_of(port)).collect();
+        let reached: BTreeSet<_> =
+            left.iter().filter_map(|port| port_address(port.alias.as_deref()?)).collect();
         let stale = routes
             .iter()
             .filter(|route| route.link == bridge.index)
@@ -144,11 +152,6 @@ pub fn remove_port(hub: &Node, link: &str, mark: &str) -> std::result::Result<Ou
     }
     let outcome = if changed { Outcome::Changed } else { Outcome::Unchanged };
     errors.into_result().map(|()| outcome)
-}
-
-/// The address in a port's alias, whichever node's it is.
-fn any_gateway_of(port: &Link) -> Option<Ipv4Addr> {
-    port.alias.as_deref()?.rsplit_once("/port@")?.1.parse().ok()
 }
 
 fn delete(socket: &mut Socket, link: Option<&Link>) -> Result<bool> {

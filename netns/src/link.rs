@@ -219,6 +219,18 @@ pub fn find(route: &mut Route, name: &str) -> Result<Option<Link>> {
     }
 }
 
+/// Waits until these links really carry what is sent by them. A carrier that came is put to use by deferred work; what is sent before is
+/// lost, which costs a TCP connection a second. Asked about one link, the kernel does that work first (since Linux 6.8; older
+/// ones do it a little later).
+///
+/// Source: net/core/rtnetlink.c, `rtnl_getlink`; net/core/link_watch.c.
+///
+/// # Errors
+/// The socket's.
+pub fn settle(route: &mut Route, names: &[&str]) -> Result<()> {
+    names.iter().try_for_each(|name| find(route, name).map(drop))
+}
+
 /// Reads a link out of a message that carries one.
 pub fn parse(message: &RouteNetlinkMessage) -> Option<Link> {
     let RouteNetlinkMessage::NewLink(message) = message else { return None };

@@ -56,7 +56,12 @@ impl Node {
             return Err(during(Error::new(Kind::Invalid, text)));
         }
         let steps = Self::apply_plan(&net, &namespace, &outside).await.map_err(during)?;
-        Ok((Self::open(net, namespace, outside)?, steps))
+        let node = Self::open(net, namespace, outside)?;
+        if !steps.is_empty() {
+            node.settle()
+                .map_err(|error| error.during(format!("set up the network of {}", node.net.mark)))?;
+        }
+        Ok((node, steps))
     }
 
     /// A node that was set up before. Changes nothing, looks for its bridge only.
@@ -69,6 +74,16 @@ impl Node {
             .ok_or_else(|| Error::new(Kind::NotFound, format!("bridge {} of {}", net.bridge, net.mark)))?
             .index;
         Ok(Self { net, namespace, outside, bridge, socket: Mutex::new(socket) })
+    }
+
+    /// Both ends of the uplink, the port before its bridge.
+    fn settle(&self) -> Result<()> {
+        let outer: &[&str] = match &self.net.uplink {
+            Uplink::Host(link) => &[&link.host_link],
+            Uplink::Fabric(link) => &[&link.port, &link.hub],
+        };
+        link::settle(&mut Socket::open(&self.outside)?, outer)?;
+        link::settle(&mut self.socket(), &[self.net.uplink_name()])
     }
 
     /// What [`ensure`](Self::ensure) would do.

@@ -4,6 +4,7 @@
 //! node socket   RTM_NEWLINK  veth v0011aabb (port of the bridge, up, group), its peer eth0 born in the pod
 //! node socket   alias · hairpin port · route ADDRESS/32 on the bridge                                (one send)
 //! pod socket    lo up · eth0 up · ADDRESS/32 · GATEWAY/32 on the link · default via GATEWAY           (one send)
+//! both          each link is asked for once, so that its carrier counts
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -159,7 +160,14 @@ impl Node {
         ];
         steps.time(&format!("lo and {POD_LINK} up, {}/32, default via {gateway}", pod.address), || {
             inside.perform_all(configure)
-        })
+        })?;
+        if steps.outcome.is_some() {
+            steps.time(&format!("carrier of {}", pod.link), || {
+                link::settle(&mut self.socket(), &[&pod.link, &self.net().bridge])?;
+                link::settle(&mut inside, &[POD_LINK])
+            })?;
+        }
+        Ok(())
     }
 
     /// Disconnects a pod. Idempotent; the namespace may be gone already.

@@ -12,8 +12,8 @@ use crate::route::{Hop, Route};
 
 mod wish;
 
-pub(crate) use wish::port_prefix;
 pub use wish::{FabricLink, HostLink, Hub, NodeNet, Uplink};
+pub(crate) use wish::{port_address, port_prefix};
 
 /// Which namespace an action takes place in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -254,7 +254,7 @@ impl Planner<'_> {
             .find(&link.hub)
             .filter(|bridge| bridge.kind.as_deref() == Some("bridge"))
             .ok_or_else(|| Error::new(Kind::NotFound, format!("hub: bridge {}", link.hub)))?;
-        check_hub(wish, hub, bridge)?;
+        check_hub(wish, link, hub, bridge)?;
         let outer =
             Outer { place: Place::Hub, name: &link.port, alias: wish.port_alias(), bridge: Some(bridge) };
         let (uplink, port) = self.veth(&link.name, Some(fabric_mac_of(wish.gateway)), &outer, node, hub)?;
@@ -401,7 +401,15 @@ fn check_host(routed: &[Cidr], host: &Observed, ours: Option<&Link>) -> Result<(
 }
 
 /// No two nodes have the same addresses. Single addresses are pods'.
-fn check_hub(wish: &NodeNet, hub: &Observed, bridge: &Link) -> Result<()> {
+fn check_hub(wish: &NodeNet, uplink: &FabricLink, hub: &Observed, bridge: &Link) -> Result<()> {
+    let others =
+        hub.links.iter().filter(|port| port.controller == Some(bridge.index) && port.name != uplink.port);
+    for (port, address) in others.filter_map(|port| Some((port, port_address(port.alias.as_deref()?)?))) {
+        if wish.pod_cidr.contains(address) {
+            let other = port.alias.as_deref().unwrap_or_default();
+            return Err(Error::new(Kind::Conflict, format!("pod CIDR {} is in use: {other}", wish.pod_cidr)));
+        }
+    }
     for route in &hub.routes {
         let ours = route.link == bridge.index
             && (route.destination, route.hop.neighbour()) == (wish.pod_cidr, Some(wish.gateway));

@@ -181,6 +181,8 @@ fn two_nodes_cannot_have_the_same_addresses() {
     perform(&plan(&one, &fresh(), &outer).unwrap(), &mut fresh(), &mut outer);
     let mut two = further(2);
     assert!(plan(&two, &fresh(), &outer).is_ok());
+    (two.pod_cidr, two.gateway) = (one.pod_cidr, one.gateway);
+    assert_eq!(plan(&two, &fresh(), &outer).unwrap_err().kind(), Kind::Conflict);
     two.pod_cidr = "10.88.1.128/25".parse().unwrap();
     two.gateway = [10, 88, 1, 129].into();
     assert_eq!(plan(&two, &fresh(), &outer).unwrap_err().kind(), Kind::Conflict);

@@ -190,3 +190,8 @@ impl NodeNet {
 pub(crate) fn port_prefix(mark: &str) -> String {
     format!("{mark}/port@")
 }
+
+/// The address in a port's alias, whichever node's it is.
+pub(crate) fn port_address(alias: &str) -> Option<Ipv4Addr> {
+    alias.rsplit_once("/port@")?.1.parse().ok()
+}
