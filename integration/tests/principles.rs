@@ -491,8 +491,63 @@ fn root_c6_a_full_disk_leaves_the_rest_at_work() {
     }
 }
 
+/// The address of a name, asked from where the host is; needs no daemon but the one that serves DNS.
+fn resolve(yard: &Yard, name: &str) -> Result<Vec<u8>, std::io::Error> {
+    let host = netns::Namespace::open(&yard.run_dir().join("netns/host")).expect("the host's namespace");
+    let socket = host.udp("0.0.0.0:0".parse().expect("an address"))?;
+    socket.set_read_timeout(Some(std::time::Duration::from_millis(300)))?;
+    socket.connect("10.96.0.10:53")?;
+    let mut query = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        query.push(u8::try_from(label.len()).expect("a short label"));
+        query.extend(label.as_bytes());
+    }
+    query.extend([0, 0, 1, 0, 1]);
+    socket.send(&query)?;
+    let mut buffer = [0; 512];
+    let length = socket.recv(&mut buffer)?;
+    match buffer[7] {
+        0 => Err(std::io::Error::other(format!("no answer in {:?}", &buffer[..length]))),
+        _ => Ok(buffer[length - 4..length].to_vec()),
+    }
+}
+
 #[test]
-#[ignore = "DNS comes with the issue \"Pets that fail over by themselves\"; there is none to fail yet"]
 fn root_c6_dns_away_leaves_the_rest_at_work() {
-    unreachable!("written with the cluster's DNS");
+    let Some(mut yard) = Yard::start(PROGRAM, "c6dns") else { return };
+    yard.apply(SERVICE);
+    yard.apply(&replicas(2));
+    yard.ready_count("app=web", 2);
+    let vip = yard.vip("web");
+    let expect: Vec<u8> = vip.split('.').map(|octet| octet.parse().expect("an octet")).collect();
+    let name = "web.default.svc.cluster.local";
+    let back = |yard: &Yard| {
+        until("DNS answers", || match resolve(yard, name) {
+            Ok(address) if address == expect => Ok(()),
+            other => Err(other),
+        });
+    };
+    back(&yard);
+    // DNS lives in the daemon: away with it, what knows an address goes on.
+    yard.kill_daemon();
+    resolve(&yard, name).expect_err("nobody answers");
+    let host = netns::Namespace::open(&yard.run_dir().join("netns/host")).expect("the host's namespace");
+    let address = format!("{vip}:80").parse().expect("an address");
+    for _ in 0..20 {
+        host.connect_blocking(address, std::time::Duration::from_secs(2)).expect("the service answers");
+    }
+    yard.start_daemon();
+    back(&yard);
+    // Its address alone taken away: the rest of the daemon works on, and names come back with the address.
+    let netns = ["ns", "enter", "--node", "--", "ip", "addr"];
+    if yard.podyard(&[&netns[..], &["show"]].concat()).code != 0 {
+        return;
+    }
+    yard.ok(&[&netns[..], &["del", "10.96.0.10/32", "dev", "pods"]].concat());
+    resolve(&yard, name).expect_err("nobody has the address");
+    yard.ok(&["scale", "rs/web", "--replicas", "3"]);
+    yard.ready_count("app=web", 3);
+    await_answers(&yard, &vip, 3);
+    yard.ok(&[&netns[..], &["add", "10.96.0.10/32", "dev", "pods"]].concat());
+    back(&yard);
 }

@@ -1,6 +1,7 @@
 //! The cluster's DNS: names of Services, of the pods behind them and of pets, as Kubernetes has them.
 //!
 //! ```text
+//!  Services, EndpointSlices ──► Memory ──► Zone ◄── names, types ── Server ◄── UDP, TCP
 //!                              (what changed)                         │
 //!                                             all other names ──► Forwarder ──► upstreams
 //! ```
@@ -13,13 +14,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod client;
+pub mod forward;
 pub mod memory;
 pub mod message;
 pub mod names;
+pub mod resolv;
+pub mod server;
 pub mod zone;
 
+pub use forward::{Forwarder, Place};
 pub use memory::{Memory, ServiceName};
 pub use names::Names;
+pub use resolv::Resolv;
+pub use server::{Server, Sockets, serve};
 pub use zone::{Net, Zone};
 
 /// The domain of every cluster that nobody named otherwise.

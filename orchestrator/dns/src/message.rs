@@ -228,7 +228,10 @@ fn encode(message: &Message, limit: u16) -> Vec<u8> {
     let mut buffer = Vec::with_capacity(PLAIN_MAX.into());
     let mut encoder = BinEncoder::new(&mut buffer);
     encoder.set_max_size(limit);
-    match message.emit(&mut encoder) {
+    let emitted = message.emit(&mut encoder);
+    // What was taken back is still in the buffer.
+    encoder.trim();
+    match emitted {
         Ok(()) => buffer,
         // Names come from the wire or from valid objects: they can be written.
         Err(error) => {
@@ -237,3 +240,7 @@ fn encode(message: &Message, limit: u16) -> Vec<u8> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "message_tests.rs"]
+mod tests;

@@ -1,6 +1,7 @@
 //! What all workers of a node share, and the door to the API above them.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,11 +82,22 @@ pub struct Host {
     pub bounding: u64,
     /// Nameservers for pods, or none.
     pub nameservers: Vec<Ipv4Addr>,
+    /// The host's `resolv.conf`, if its pods shall know of it.
+    pub resolv_conf: Option<PathBuf>,
     /// Removes links.
     pub detacher: Detacher,
 }
 
 impl Host {
+    /// What the host's resolv.conf says now.
+    pub fn resolv(&self) -> dns::Resolv {
+        let Some(path) = &self.resolv_conf else { return dns::Resolv::default() };
+        dns::Resolv::read(path).unwrap_or_else(|error| {
+            tracing::warn!(path = %path.display(), %error, "read the host's nameservers");
+            dns::Resolv::default()
+        })
+    }
+
     /// Names a cgroup of ours, which may or may not exist.
     ///
     /// # Errors

@@ -299,7 +299,7 @@ impl Pod {
         let files = self.paths.files_dir();
         write_atomically(&files.join("hosts"), files::hosts(pod).as_bytes())?;
         write_atomically(&files.join("hostname"), format!("{}\n", crate::env::hostname(pod)).as_bytes())?;
-        let resolv = files::resolv_conf(pod, &self.host.nameservers);
+        let resolv = files::resolv_conf(pod, &self.host.nameservers, &self.host.resolv());
         write_atomically(&files.join("resolv.conf"), resolv.as_bytes())?;
         for file in ["hosts", "hostname", "resolv.conf"] {
             make_readable(&files.join(file))?;

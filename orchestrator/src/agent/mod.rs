@@ -5,7 +5,7 @@
 //!
 //!  link   heartbeat every second ──────────────┐
 //!  feeds  pods of this node ──► node::Agent    ├──► API, <node-0's gateway>:6443, by token
-//!         services, slices  ──► proxy          │
+//!         services, slices  ──► proxy, DNS     │
 //!         nodes             ──► routes         │
 //!  objects  status, events, claims ────────────┘
 //!  server   <own gateway>:10250 ◄── the daemon: logs, exec, trace, …, by the same token
@@ -44,7 +44,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::node_parts::upstream::Registrar;
-use crate::node_parts::{AGENT_PORT, local, pods, proxy};
+use crate::node_parts::{AGENT_PORT, dns, local, pods, proxy};
 use feed::{Kind, RemoteFeed};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -105,8 +105,17 @@ async fn serve(config: Config) -> Result<(), Failure> {
         yard: yard.clone(),
         network: Arc::clone(&network),
         applets: crate::toolbox::names().map(str::to_owned).collect(),
-        nameservers: Vec::new(),
+        nameservers: network.net().dns.into_iter().collect(),
+        resolv_conf: (!yard.isolated).then(|| dns::RESOLV_CONF.into()),
         fault: Fault::from_environment()?,
+    };
+    let dns = dns::Config {
+        node: network.namespace().try_clone()?,
+        addresses: network.net().dns.into_iter().collect(),
+        reverse: vec![whole.service_cidr, whole.cluster_cidr],
+        // From this node: the first one knows whom the host asks.
+        outside: network.namespace().try_clone()?,
+        upstreams: dns::Upstreams::Given(vec![(api.ip(), ::dns::PORT).into()]),
     };
     let agent = Agent::new(agent_config, Arc::clone(&upstream) as Arc<dyn Upstream>)?;
 
@@ -137,6 +146,9 @@ async fn serve(config: Config) -> Result<(), Failure> {
         () = pods::feed(feed(own_pods), agent) => return Err("the agent stopped".into()),
         () = proxy::run(feed(proxy::KINDS.iter().map(|plural| Kind::all(plural)).collect()), proxy) => {
             return Err("the feed of services ended".into());
+        }
+        ended = dns::run(feed(dns::KINDS.iter().map(|plural| Kind::all(plural)).collect()), dns) => {
+            return Err(ended.err().map_or_else(|| "the feed of names ended".into(), Failure::from));
         }
         () = peers::run(feed(vec![Kind::all("nodes")]), network, name) => {
             return Err("the feed of nodes ended".into());

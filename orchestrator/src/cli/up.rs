@@ -1,5 +1,6 @@
 //! `up`: the daemon's flags. The daemon itself is `crate::daemon`.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use node::yard::{Cidr, Yard};
@@ -23,6 +24,14 @@ pub struct Args {
     /// Virtual addresses of services
     #[arg(long, value_name = "CIDR")]
     service_cidr: Option<Cidr>,
+    /// Whom to ask about names outside of the cluster, from the host; repeatable [default: /etc/resolv.conf]
+    #[arg(long = "nameserver", value_name = "IP[:PORT]", value_parser = nameserver)]
+    nameservers: Vec<SocketAddr>,
+}
+
+fn nameserver(text: &str) -> Result<SocketAddr, String> {
+    let plain = || text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, dns::PORT));
+    text.parse().or_else(|_| plain()).map_err(|_| format!("{text:?} is neither an address nor address:port"))
 }
 
 /// Which yard, and where it lives.
@@ -100,7 +109,8 @@ pub fn run(globals: &Globals, args: Args) -> Outcome {
     if let Some(cidr) = args.service_cidr {
         yard.service_cidr = cidr;
     }
-    let options = crate::daemon::Options { node_grace_period: args.node_grace_period };
+    let options =
+        crate::daemon::Options { node_grace_period: args.node_grace_period, nameservers: args.nameservers };
     crate::daemon::run(yard, options).map_err(Error::Daemon)?;
     Ok(0)
 }

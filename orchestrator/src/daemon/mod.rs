@@ -6,6 +6,7 @@
 //! It may be SIGKILLed at any instant: what runs is held by shims and by the kernel, what is wished by the store.
 
 mod controllers;
+mod dns_service;
 mod everywhere;
 mod fabric;
 mod nodes;
@@ -14,7 +15,7 @@ mod remote_node;
 mod volumes;
 
 use crate::node_parts::feed::StoreFeed;
-use crate::node_parts::{local, pods, proxy, upstream};
+use crate::node_parts::{dns, local, pods, proxy, upstream};
 use api::{Kind, Object};
 use node::Yard;
 use node::agent::{self, Agent};
@@ -22,6 +23,7 @@ use node::fault::Fault;
 use node::host::Upstream;
 use registry::Registry;
 use serde_json::json;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,15 +35,17 @@ const TRASH_GRACE_SECS: u64 = 24 * 3600;
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// How the daemon behaves, beside where it lives.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// How long a further node may be silent before it counts as unreachable.
     pub node_grace_period: Duration,
+    /// Whom to ask about names that are not the cluster's; empty: whom the host asks.
+    pub nameservers: Vec<SocketAddr>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { node_grace_period: nodes::GRACE_PERIOD }
+        Options { node_grace_period: nodes::GRACE_PERIOD, nameservers: Vec::new() }
     }
 }
 
@@ -70,6 +74,8 @@ async fn serve(yard: Yard, options: Options) -> Result<(), Failure> {
     };
     let registry = Arc::new(Registry::open(Arc::clone(&store), config).await?);
     ensure_storage_classes(&registry).await?;
+    let dns_address = yard.dns_address();
+    dns_service::ensure(&registry, dns_address).await?;
     let (network, steps) = node::network::ensure(&yard).await?;
     for step in steps {
         tracing::debug!(effect = step.effect, micros = step.took.as_micros() as u64, "node network");
@@ -77,10 +83,22 @@ async fn serve(yard: Yard, options: Options) -> Result<(), Failure> {
     let proxy = proxy::Shared::new(node::proxy::Proxy::open(&network, &yard.table())?);
     let config = agent::Config {
         yard: yard.clone(),
-        network,
+        network: Arc::clone(&network),
         applets: crate::toolbox::names().map(str::to_owned).collect(),
-        nameservers: Vec::new(),
+        nameservers: dns_address.into_iter().collect(),
+        resolv_conf: (!yard.isolated).then(|| dns::RESOLV_CONF.into()),
         fault: Fault::from_environment()?,
+    };
+    let dns = dns::Config {
+        node: network.namespace().try_clone()?,
+        // Further nodes ask at the gateway.
+        addresses: dns_address.into_iter().chain([network.net().gateway]).collect(),
+        reverse: vec![yard.service_cidr, yard.cluster_cidr],
+        outside: network.outside().try_clone()?,
+        upstreams: match options.nameservers {
+            given if yard.isolated || !given.is_empty() => dns::Upstreams::Given(given),
+            _ => dns::Upstreams::File(dns::RESOLV_CONF.into()),
+        },
     };
     let upstream = Arc::new(upstream::Registrar::open(Arc::clone(&registry), &yard.node));
     let agent = Agent::new(config, Arc::clone(&upstream) as Arc<dyn Upstream>)?;
@@ -129,6 +147,9 @@ async fn serve(yard: Yard, options: Options) -> Result<(), Failure> {
         () = nodes.run() => return Err("the store closed under the node manager".into()),
         () = proxy::run(StoreFeed::new(Arc::clone(&store), proxy::KINDS), proxy) => {
             return Err("the store closed under the proxy".into());
+        }
+        ended = dns::run(StoreFeed::new(Arc::clone(&store), dns::KINDS), dns) => {
+            return Err(ended.err().map_or_else(|| "the store closed under the DNS".into(), Failure::from));
         }
         () = pods::feed(StoreFeed::new(Arc::clone(&store), pods::KINDS), Arc::clone(&agent)) => {
             return Err("the agent stopped".into());

@@ -4,9 +4,11 @@
 //!             daemon: StoreFeed, the registry         agent: RemoteFeed, the API over HTTP
 //!                          │                                   │
 //!  Feed ───► pods  ───► node::Agent ───► Upstream (over Objects) ───► status, events, claims
-//!   └──────► proxy ───► the kernel's virtual IPs
+//!   ├──────► proxy ───► the kernel's virtual IPs
+//!   └──────► dns ───► names, at a local address of the node
 //! ```
 
+pub(crate) mod dns;
 pub(crate) mod feed;
 pub(crate) mod local;
 pub(crate) mod pods;

@@ -176,13 +176,19 @@ pub(super) fn fetch(args: &[String]) -> Outcome {
     })
 }
 
-/// One GET over a new connection. The host must be an address: names need a resolver (NSS is not linked).
+/// One GET over a new connection. Names are asked of DNS alone (NSS is not linked).
 pub(crate) async fn get(url: &str) -> Result<(StatusCode, Bytes), String> {
     let uri: hyper::Uri = url.parse().map_err(|e| format!("{url}: {e}"))?;
     let host = uri.host().ok_or_else(|| format!("{url}: no host"))?;
-    let host = if host == "localhost" { "127.0.0.1" } else { host };
-    let address: std::net::IpAddr =
-        host.parse().map_err(|_| format!("{url}: {host} is not an IP address"))?;
+    let address: std::net::IpAddr = match host.parse() {
+        Ok(address) => address,
+        Err(_) if host == "localhost" => std::net::Ipv4Addr::LOCALHOST.into(),
+        Err(_) => {
+            let name = host.to_owned();
+            let asked = tokio::task::spawn_blocking(move || super::lookup::host(&name)).await;
+            asked.map_err(|e| format!("{url}: {e}"))?.map_err(|e| format!("{url}: {e}"))?.into()
+        }
+    };
     let stream = TcpStream::connect((address, uri.port_u16().unwrap_or(80)))
         .await
         .map_err(|e| format!("connect to {url}: {e}"))?;

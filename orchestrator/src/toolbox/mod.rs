@@ -8,6 +8,7 @@
 
 mod files;
 mod http;
+mod lookup;
 
 pub(crate) use http::get;
 
@@ -39,6 +40,11 @@ const APPLETS: &[Applet] = &[
         name: "fetch",
         usage: "fetch URL [--times N] [--timeout-ms N]    HTTP GET, N times; exit 1 unless all answer 2xx",
         run: http::fetch,
+    },
+    Applet {
+        name: "lookup",
+        usage: "lookup NAME|ADDRESS [TYPE] [@SERVER]      asks DNS: search domains apply; exit 1 if there is nothing",
+        run: lookup::lookup,
     },
     Applet { name: "sleep", usage: "sleep SECONDS|infinity", run: files::sleep },
     Applet {

@@ -16,3 +16,4 @@ mod view;
 pub use apply::{Proxy, Synced};
 pub use memory::Memory;
 pub use plan::{Plan, Warning, plan};
+pub use view::PROXY_NAME;

@@ -149,6 +149,13 @@ mod tests {
     }
 
     #[test]
+    fn anothers_service_is_left_alone() {
+        let mut dns = web();
+        dns.set("metadata.labels", json!({crate::proxy::PROXY_NAME: "podyard-dns"}));
+        check(&[dns], &[], &[]);
+    }
+
+    #[test]
     fn without_cluster_ip_nothing_is_served() {
         let none = |ip: Value| service("s", json!({"clusterIP": ip, "ports": [{"port": 80}]}));
         check(&[none(json!("None")), none(json!("")), none(Value::Null)], &[], &[]);

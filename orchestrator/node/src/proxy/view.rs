@@ -12,6 +12,9 @@ use netns::{Cidr, Protocol, VirtualPort};
 /// The label that names an EndpointSlice's Service.
 pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
+/// The label that gives a Service to another proxy, as in Kubernetes: this one leaves it alone.
+pub const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+
 /// A Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ServiceView {
@@ -53,6 +56,9 @@ impl ServiceView {
     }
 
     fn read(&mut self, object: &Object, service_cidr: Cidr) -> Result<(), String> {
+        if object.label(PROXY_NAME).is_some() {
+            return Ok(());
+        }
         let service: Service = object.view().map_err(|error| error.to_string())?;
         let spec = service.spec.unwrap_or_default();
         let Some(text) = spec.cluster_ip.as_deref().filter(|text| !text.is_empty() && *text != "None") else {

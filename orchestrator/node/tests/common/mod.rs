@@ -141,6 +141,7 @@ impl World {
             network,
             applets: vec![],
             nameservers: vec![],
+            resolv_conf: None,
             fault: fault.map(|fault| fault.parse::<Fault>().unwrap()),
         };
         let agent = Agent::new(config, Arc::clone(&self.api) as Arc<dyn Upstream>).unwrap();
