@@ -43,13 +43,13 @@ spec:
       resources: {requests: {storage: 16Mi}}
 ";
 
-/// A yard with the further nodes n1 and n2, on which alone pods are scheduled; a silent node is unreachable after 1 s.
+/// A yard with the further nodes n1 and n2, on which alone pods are scheduled; a silent node is unreachable after 2 s.
 fn cluster(test: &str) -> Option<Yard> {
     if !integration::harness::is_root(test) {
         return None;
     }
     let mut yard = Yard::prepare(PROGRAM, test);
-    yard.daemon_args(&["--node-grace-period=1s"]);
+    yard.daemon_args(&["--node-grace-period=2s"]);
     yard.start_daemon();
     for node in ["n1", "n2"] {
         yard.ok(&["node", "add", node]);

@@ -2,11 +2,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use node::yard::{Cidr, Yard};
 
 use super::Globals;
 use super::error::{Error, Outcome};
+
+/// Two heartbeats: with less, a healthy node would be given up.
+const NODE_GRACE_PERIOD_MIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -20,7 +24,7 @@ pub struct Args {
     cluster_cidr: Option<Cidr>,
     /// How long a further node may be silent before it counts as unreachable and its pods move
     #[arg(long, value_name = "TIME", default_value = "4s", value_parser = super::wait::duration)]
-    node_grace_period: std::time::Duration,
+    node_grace_period: Duration,
     /// Virtual addresses of services
     #[arg(long, value_name = "CIDR")]
     service_cidr: Option<Cidr>,
@@ -108,6 +112,12 @@ pub fn run(globals: &Globals, args: Args) -> Outcome {
     }
     if let Some(cidr) = args.service_cidr {
         yard.service_cidr = cidr;
+    }
+    if args.node_grace_period < NODE_GRACE_PERIOD_MIN {
+        let text = format!(
+            "--node-grace-period: at least {NODE_GRACE_PERIOD_MIN:?}: nodes are heard of once a second"
+        );
+        return Err(Error::Usage(text));
     }
     let options =
         crate::daemon::Options { node_grace_period: args.node_grace_period, nameservers: args.nameservers };
