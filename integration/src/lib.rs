@@ -4,5 +4,8 @@
 //! that tests run in parallel and leave the machine as it was.
 #![forbid(unsafe_code)]
 
+pub mod caller;
 pub mod harness;
 pub mod snapshot;
+pub mod torture;
+pub mod watcher;

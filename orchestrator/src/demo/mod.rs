@@ -2,6 +2,7 @@
 
 mod chapters;
 mod elements;
+mod failover;
 mod leftovers;
 mod story;
 mod yard;
@@ -21,23 +22,36 @@ pub enum Afterwards {
     Keep,
 }
 
+/// Which story is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tale {
+    /// Pods, Services, pets, the daemon.
+    Main,
+    /// A pet that loses its node, twice.
+    Failover,
+}
+
 /// Tells the story. The yard is purged also when a chapter fails.
 ///
 /// # Errors
 /// What did not go as told; without root, the line to run instead.
-pub async fn run(afterwards: Afterwards) -> Result<(), Failure> {
+pub async fn run(tale: Tale, afterwards: Afterwards) -> Result<(), Failure> {
     if !nix::unistd::geteuid().is_root() {
         let program = std::env::current_exe().map_or("podyard".into(), |path| path.display().to_string());
+        let tale = if tale == Tale::Failover { " failover" } else { "" };
         let keep = if afterwards == Afterwards::Keep { " --keep" } else { "" };
         return Err(format!(
-            "namespaces, mounts and cgroups need root; run:\n\n    sudo {program} demo{keep}\n"
+            "namespaces, mounts and cgroups need root; run:\n\n    sudo {program} demo{tale}{keep}\n"
         )
         .into());
     }
     println!("Podyard: Kubernetes' objects on this machine's kernel, in a yard of its own, offline.");
     let mut story = Story::begin();
     let mut yard = DemoYard::new()?;
-    let told = chapters::tell(&mut story, &mut yard).await;
+    let told = match tale {
+        Tale::Main => chapters::tell(&mut story, &mut yard).await,
+        Tale::Failover => failover::tell(&mut story, &mut yard).await,
+    };
     if told.is_ok() && afterwards == Afterwards::Keep {
         chapters::keep(&mut story, &mut yard);
         return Ok(());
@@ -47,10 +61,11 @@ pub async fn run(afterwards: Afterwards) -> Result<(), Failure> {
     // A failed chapter is the better reason; a clean-up that failed as well is not lost.
     match (told, cleaned) {
         (Ok(()), Ok(())) => {
-            println!(
-                "\nDone in {:.1} s. Try `podyard demo --keep` to look around, and the README's tour.",
-                took.as_secs_f64()
-            );
+            let next = match tale {
+                Tale::Main => "`podyard demo failover`, `podyard demo --keep` to look around",
+                Tale::Failover => "`podyard demo failover --keep` to look around",
+            };
+            println!("\nDone in {:.1} s. Try {next}, and the README's tour.", took.as_secs_f64());
             Ok(())
         }
         (Err(first), Err(second)) => Err(format!("{first}\nand cleaning up: {second}").into()),

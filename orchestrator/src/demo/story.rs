@@ -22,9 +22,22 @@ impl Story {
 
     /// Begins the next chapter.
     pub(super) fn chapter(&mut self, title: &str) {
+        let line = self.title(title);
+        self.line(&line);
+    }
+
+    /// The next chapter's first line, for somebody else to print.
+    pub(super) fn title(&mut self, title: &str) -> String {
         self.chapter += 1;
         let at = self.begun.elapsed().as_secs_f64();
-        self.line(&format!("\n{}. {title}   [{at:.1} s]", self.chapter));
+        format!("\n{}. {title}   [{at:.1} s]", self.chapter)
+    }
+
+    /// Leaves the terminal to somebody else until something is awaited again.
+    pub(super) fn hide(&self) {
+        self.spinner.disable_steady_tick();
+        self.spinner.set_message("");
+        self.spinner.reset();
     }
 
     /// States a fact.

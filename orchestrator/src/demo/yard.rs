@@ -18,6 +18,7 @@ pub(super) struct DemoYard {
     pub(super) yard: Yard,
     pub(super) client: Client,
     daemon: Option<Child>,
+    flags: Vec<String>,
 }
 
 impl DemoYard {
@@ -27,7 +28,7 @@ impl DemoYard {
         let dir = std::env::temp_dir().join(format!("podyard-{name}"));
         let yard = Yard::beneath(&dir, &name)?;
         let client = Client::new(&yard.socket);
-        Ok(DemoYard { yard, client, daemon: None })
+        Ok(DemoYard { yard, client, daemon: None, flags: Vec::new() })
     }
 
     /// The directory that holds everything of the yard.
@@ -62,6 +63,7 @@ impl DemoYard {
         let errors = log.try_clone().map_err(|e| format!("duplicate the log's descriptor: {e}"))?;
         let mut child = Command::new("/proc/self/exe")
             .args(self.arguments("up"))
+            .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)
@@ -81,6 +83,24 @@ impl DemoYard {
         }
         self.daemon = Some(child);
         Ok(pid)
+    }
+
+    /// Flags of `podyard up` for daemons started from now on.
+    pub(super) fn daemon_flags(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+    }
+
+    /// Runs a verb of our own command line against the yard, as a user would.
+    pub(super) async fn podyard(&self, arguments: &[&str]) -> Result<String, Failure> {
+        let mut command = Command::new("/proc/self/exe");
+        command.args(arguments).env("PODYARD_SOCKET", &self.yard.socket).stdin(Stdio::null());
+        let said = format!("podyard {}", arguments.join(" "));
+        let ran = tokio::task::spawn_blocking(move || command.output()).await;
+        let ran = ran.map_err(|e| format!("{said}: {e}"))?.map_err(|e| format!("{said}: {e}"))?;
+        if !ran.status.success() {
+            return Err(format!("{said}: {}", String::from_utf8_lossy(&ran.stderr)).into());
+        }
+        Ok(String::from_utf8_lossy(&ran.stdout).into_owned())
     }
 
     /// SIGKILLs the daemon and reaps it.
@@ -121,6 +141,11 @@ impl DemoYard {
         let options =
             ListOptions { labels: (!labels.is_empty()).then(|| labels.to_owned()), ..ListOptions::default() };
         Ok(self.client.list(resource(kind)?, Some("default"), &options).await?.items)
+    }
+
+    /// All objects of a kind that belongs to no namespace.
+    pub(super) async fn list_cluster(&self, kind: &str) -> Result<Vec<Object>, Failure> {
+        Ok(self.client.list(resource(kind)?, None, &ListOptions::default()).await?.items)
     }
 
     /// Waits, by watch, until the pods of a selector fulfil `holds`; they are given at each change.

@@ -51,8 +51,29 @@ pub(super) fn serve(args: &[String]) -> Outcome {
 pub(super) fn counter(args: &[String]) -> Outcome {
     let mut args = args.to_vec();
     let port = port(&mut args)?;
-    let file = take_flag(&mut args, "--file")?.ok_or("--file is needed")?;
-    block_on(listen(port, Content::Counter(file.into())))
+    let file = PathBuf::from(take_flag(&mut args, "--file")?.ok_or("--file is needed")?);
+    let lock = lock(&file)?;
+    let outcome = block_on(listen(port, Content::Counter(file)));
+    drop(lock);
+    outcome
+}
+
+/// Makes sure that nobody else counts in this file, and leaves a trace beside it if somebody does: a witness for tests of
+/// the law that no two incarnations of a pet hold its disk. The kernel ends the lock with the process. flock(2).
+fn lock(file: &Path) -> Result<fs::File, String> {
+    let path = file.with_extension("lock");
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    let held = fs::File::options().create(true).append(true).open(&path).map_err(failed)?;
+    match held.try_lock() {
+        Ok(()) => Ok(held),
+        Err(fs::TryLockError::WouldBlock) => {
+            let witness = file.with_extension("twice");
+            fs::write(&witness, format!("{}\n", own_hostname()))
+                .map_err(|error| format!("{}: {error}", witness.display()))?;
+            Err(format!("{} is counted in by another process", file.display()))
+        }
+        Err(fs::TryLockError::Error(error)) => Err(failed(error)),
+    }
 }
 
 fn port(args: &mut Vec<String>) -> Result<u16, String> {
