@@ -22,8 +22,7 @@ fn main() {
         blows: number("--blows", 1_000),
         limit: Duration::from_secs(number("--seconds", 3_600)),
     };
-    let mut yard =
-        Yard::prepare(&program.to_string_lossy(), "torture");
+    let mut yard = Yard::prepare(&program.to_string_lossy(), "torture");
     yard.daemon_args(&["--node-grace-period=300ms"]);
     yard.start_daemon();
     println!("seed {}: {}", plan.seed, run(&mut yard, plan));
