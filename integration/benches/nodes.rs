@@ -32,7 +32,7 @@ fn main() {
 
 fn yard(test: &str, nodes: &[&str]) -> Yard {
     let mut yard = Yard::prepare(PROGRAM, test);
-    yard.daemon_args(&["--node-grace-period=1s"]);
+    yard.daemon_args(&["--node-grace-period=2s"]);
     yard.start_daemon();
     for node in nodes {
         yard.ok(&["node", "add", node]);

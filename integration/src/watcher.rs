@@ -13,6 +13,9 @@ use std::thread::JoinHandle;
 /// Where the pets of the tests have their disk.
 const MOUNT_POINT: &str = "/data";
 
+/// Between two looks: far less than an incarnation lives.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(1);
+
 /// What was seen.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
@@ -39,6 +42,8 @@ impl Watcher {
         let thread = std::thread::spawn(move || {
             while !ended.load(Ordering::Relaxed) {
                 look(&parent, &theirs);
+                // What is tested needs the processor too.
+                std::thread::sleep(PAUSE);
             }
         });
         Watcher { seen, stop, thread }

@@ -17,7 +17,7 @@ fn root_no_pet_runs_twice_whatever_is_killed_or_cut() {
     }
     let seed = std::env::var("PODYARD_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     let mut yard = Yard::prepare(PROGRAM, test);
-    yard.daemon_args(&["--node-grace-period=300ms"]);
+    yard.daemon_args(&["--node-grace-period=2s"]);
     yard.start_daemon();
     let plan = Plan { seed, nodes: 3, pets: 3, blows: BLOWS, limit: Duration::from_secs(60) };
     let report = run(&mut yard, plan);

@@ -23,7 +23,7 @@ fn main() {
         limit: Duration::from_secs(number("--seconds", 3_600)),
     };
     let mut yard = Yard::prepare(&program.to_string_lossy(), "torture");
-    yard.daemon_args(&["--node-grace-period=300ms"]);
+    yard.daemon_args(&["--node-grace-period=2s"]);
     yard.start_daemon();
     println!("seed {}: {}", plan.seed, run(&mut yard, plan));
 }

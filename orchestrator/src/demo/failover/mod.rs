@@ -17,8 +17,8 @@ const LEDGER: &str = include_str!("../manifests/ledger.yaml");
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 const PET: &str = "ledger-0";
 
-/// A node that is silent for so long is taken for lost. Short, so that the demo is.
-const GRACE: &str = "500ms";
+/// A node that is silent for so long is taken for lost: two heartbeats, the shortest that `podyard up` takes.
+const GRACE: &str = "2s";
 
 /// Answers after a failure that show the pet at work again.
 const ANSWERS: u64 = 50;

@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+/// Between two looks.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
+
 /// What was seen.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
@@ -37,6 +40,9 @@ impl Watcher {
                     seen.looks += 1;
                     seen.most = seen.most.max(now.len());
                     seen.incarnations.extend(now);
+                    drop(seen);
+                    // What is measured beside it needs the processor too.
+                    std::thread::sleep(PAUSE);
                 }
             })
         };
