@@ -383,6 +383,23 @@ fn rules_of_pets() {
 }
 
 #[test]
+fn lifecycle_hooks_have_one_handler() {
+    let check = |hooks: Value, expect: &[&str]| {
+        let value = with(pod(), "spec.containers.0.lifecycle", hooks.clone());
+        assert_eq!(fields(create("pod", value)), expect, "{hooks}");
+    };
+    let at = |rest: &str| format!("spec.containers[0].lifecycle.{rest}");
+    check(json!({"preStop": {"exec": {"command": ["a"]}}, "postStart": {"sleep": {"seconds": 1}}}), &[]);
+    check(json!({"preStop": {"httpGet": {"port": 80}}}), &[]);
+    check(json!({"preStop": {}}), &[&at("preStop")]);
+    check(json!({"preStop": {"exec": {"command": []}}}), &[&at("preStop.exec.command")]);
+    check(json!({"postStart": {"httpGet": {}}}), &[&at("postStart.httpGet.port")]);
+    check(json!({"postStart": {"sleep": {"seconds": -1}}}), &[&at("postStart.sleep.seconds")]);
+    let both = json!({"postStart": {"sleep": {"seconds": 1}, "exec": {"command": ["a"]}}});
+    check(both, &[&at("postStart.sleep")]);
+}
+
+#[test]
 fn other_kinds() {
     let check = |kind: &str, value: Value, expect: &[&str]| {
         let mut value = value;

@@ -7,6 +7,8 @@ use api::Object;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::hook;
+
 /// Pauses the worker before each step until told to go on.
 pub const STEP_ANNOTATION: &str = "podyard.io/step";
 /// Tunes the back-off between restarts of this pod's containers, as in `100ms` or `2s`.
@@ -43,6 +45,8 @@ pub struct Container {
     pub role: Role,
     /// What happens when it ends.
     pub restart: RestartPolicy,
+    /// It has a hook to be called before it is asked to end.
+    pub pre_stop: bool,
 }
 
 /// Whether the pod is to be there.
@@ -95,6 +99,7 @@ impl Desired {
             _ => RestartPolicy::Always,
         };
         let name = |value: &Value| value["name"].as_str().unwrap_or("").to_owned();
+        let pre_stop = |value: &Value| hook::PRE_STOP.of(value).is_some();
         let mut containers = Vec::new();
         for init in pod.get_array("spec.initContainers") {
             let (role, restart) = match init["restartPolicy"].as_str() {
@@ -102,10 +107,15 @@ impl Desired {
                 _ if policy == RestartPolicy::Never => (Role::Init, RestartPolicy::Never),
                 _ => (Role::Init, RestartPolicy::OnFailure),
             };
-            containers.push(Container { name: name(init), role, restart });
+            containers.push(Container { name: name(init), role, restart, pre_stop: pre_stop(init) });
         }
         for main in pod.get_array("spec.containers") {
-            containers.push(Container { name: name(main), role: Role::Main, restart: policy });
+            containers.push(Container {
+                name: name(main),
+                role: Role::Main,
+                restart: policy,
+                pre_stop: pre_stop(main),
+            });
         }
         let wanted = match pod.deletion_timestamp() {
             Some(kill_at) => Wanted::Stopping { kill_at },

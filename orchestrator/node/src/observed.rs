@@ -79,6 +79,8 @@ pub struct Attempt {
     pub number: u32,
     /// How far it got.
     pub state: State,
+    /// How far its hook before the end is.
+    pub pre_stop: PreStop,
     /// SIGTERM was sent to it for this stop.
     pub term_sent: bool,
     /// When its liveness or startup probe gave it up.
@@ -87,6 +89,20 @@ pub struct Attempt {
     pub deleted: bool,
     /// Digest of the image it runs from.
     pub image_id: String,
+}
+
+/// How far the hook before a run's end is.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum PreStop {
+    /// Not called, or there is none.
+    #[default]
+    Idle,
+    /// Under way.
+    Called,
+    /// It has had its say.
+    Over,
+    /// It took all the time there was, and the program was asked to end beside it.
+    CutOff,
 }
 
 /// How far a run got.

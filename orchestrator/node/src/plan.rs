@@ -5,7 +5,7 @@
 //!                                                        └─ prepare ─ create ─ start   container b
 //! restart   delete-container ─ prepare ─ create ─ start                   after its back-off
 //! lost      fence ─ bury ─ detach ─ delete-container…                      the shim died: pod death
-//! stop      terminate … kill                                              until all have ended
+//! stop      pre-stop … terminate … kill                                             until all have ended
 //! teardown  delete-container… ─ shutdown-shim ─ fence ─ bury ─ detach ─ remove-cgroups
 //!           ─ remove-snapshots ─ remove-volumes ─ unrecord ─ finish
 //! ```
@@ -18,7 +18,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::desired::{Container, Desired, RestartPolicy, Role, Wanted};
-use crate::observed::{Attempt, Exit, Observed, Shim, State, Volumes};
+use crate::observed::{Attempt, Exit, Observed, PreStop, Shim, State, Volumes};
 
 /// The longest pause between two restarts.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
@@ -26,6 +26,8 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
 pub const BACKOFF_RESET: Duration = Duration::from_secs(600);
 /// How often an unanswered kill is repeated.
 const KILL_RETRY: Duration = Duration::from_secs(1);
+/// What a program has to end in when its hook took the whole grace period. As Kubernetes.
+const HOOK_EXTENSION: Duration = Duration::from_secs(2);
 
 /// One idempotent step.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -46,7 +48,9 @@ pub enum Step {
     Create(Run),
     /// Let its process run.
     Start(Run),
-    /// Send SIGTERM to a run that its liveness or startup probe gave up.
+    /// Call the hook of a run that is to end.
+    PreStop(Run),
+    /// Send SIGTERM to a run that its liveness or startup probe gave up, or whose hook was called.
     TerminateContainer(Run),
     /// Send SIGKILL to it.
     KillContainer(Run),
@@ -106,6 +110,7 @@ impl Step {
             Step::Prepare(_) => "prepare",
             Step::Create(_) => "create",
             Step::Start(_) => "start",
+            Step::PreStop(_) => "pre-stop",
             Step::TerminateContainer(_) => "terminate-container",
             Step::KillContainer(_) => "kill-container",
             Step::Terminate => "terminate",
@@ -129,6 +134,7 @@ impl Step {
             Step::Prepare(run)
             | Step::Create(run)
             | Step::Start(run)
+            | Step::PreStop(run)
             | Step::TerminateContainer(run)
             | Step::KillContainer(run)
             | Step::DeleteContainer(run) => Some(run),
@@ -153,7 +159,14 @@ impl Step {
 
     /// Whether it only asks processes to end: that they have ended is another event.
     pub fn is_signal(&self) -> bool {
-        matches!(self, Step::Terminate | Step::Kill | Step::TerminateContainer(_) | Step::KillContainer(_))
+        matches!(
+            self,
+            Step::Terminate
+                | Step::Kill
+                | Step::PreStop(_)
+                | Step::TerminateContainer(_)
+                | Step::KillContainer(_)
+        )
     }
 
     /// What it does to the kernel, in words for people.
@@ -173,6 +186,7 @@ impl Step {
                 "clone3 into the container's cgroup; join the pod's namespaces; mount, pivot_root, drop privileges"
             }
             Step::Start(_) => "release the waiting process: execve",
+            Step::PreStop(_) => "call the container's preStop hook, and go on when it is over",
             Step::TerminateContainer(_) => "pidfd_send_signal(SIGTERM) to the container's first process",
             Step::KillContainer(_) => "write 1 to the container's cgroup.kill",
             Step::Terminate => "pidfd_send_signal(SIGTERM) to each container's first process",
@@ -370,9 +384,7 @@ fn run_container(
                 plan.steps.push(Step::KillContainer(run(last.number)));
                 plan.wake(now.saturating_add(KILL_RETRY).unwrap_or(Timestamp::MAX));
             } else {
-                if !last.term_sent {
-                    plan.steps.push(Step::TerminateContainer(run(last.number)));
-                }
+                plan.steps.extend(ask(container.pre_stop, last, run(last.number)));
                 plan.wake(kill_at);
             }
         }
@@ -409,10 +421,26 @@ fn stop(desired: &Desired, observed: &Observed, kill_at: Timestamp, now: Timesta
     let mut plan = Plan::default();
     // Nobody to ask nicely if the shim died or is not there: the fence does it.
     if matches!(observed.shim, Shim::Alive { .. }) && living(observed).next().is_some() {
+        let is_late = |attempt: &Attempt| matches!(attempt.pre_stop, PreStop::Called | PreStop::CutOff);
         if now >= kill_at {
-            return kill(now);
+            // A hook that took all of the time leaves the program a moment to end in.
+            let extended = kill_at.saturating_add(HOOK_EXTENSION).unwrap_or(Timestamp::MAX);
+            let is_extended = desired.wanted != Wanted::Gone && living(observed).any(is_late);
+            if !is_extended || now >= extended {
+                return kill(now);
+            }
+            plan.steps.extend(runs(observed).filter(|(_, it)| !it.term_sent).map(|(name, it)| {
+                Step::TerminateContainer(Run { container: name.clone(), attempt: it.number })
+            }));
+            plan.wake(extended);
+            return plan;
         }
-        if living(observed).any(|attempt| !attempt.term_sent) {
+        let hooked = |name: &str| desired.containers.iter().any(|it| it.name == name && it.pre_stop);
+        if runs(observed).any(|(name, _)| hooked(name)) {
+            plan.steps.extend(runs(observed).filter_map(|(name, attempt)| {
+                ask(hooked(name), attempt, Run { container: name.clone(), attempt: attempt.number })
+            }));
+        } else if living(observed).any(|attempt| !attempt.term_sent) {
             plan.steps.push(Step::Terminate);
         }
         plan.wake(kill_at);
@@ -428,10 +456,26 @@ fn stop(desired: &Desired, observed: &Observed, kill_at: Timestamp, now: Timesta
     plan
 }
 
+/// What asks a run to end now: its hook, then SIGTERM when that is over; nothing while it is under way.
+fn ask(has_hook: bool, attempt: &Attempt, run: Run) -> Option<Step> {
+    let is_running = matches!(attempt.state, State::Running { .. });
+    match attempt.pre_stop {
+        _ if attempt.term_sent => None,
+        PreStop::Idle if has_hook && is_running => Some(Step::PreStop(run)),
+        PreStop::Called => None,
+        _ => Some(Step::TerminateContainer(run)),
+    }
+}
+
+/// Runs that have a process, each with its container's name.
+fn runs(observed: &Observed) -> impl Iterator<Item = (&String, &Attempt)> {
+    let all = observed.attempts.iter().flat_map(|(name, all)| all.iter().map(move |attempt| (name, attempt)));
+    all.filter(|(_, attempt)| matches!(attempt.state, State::Created | State::Running { .. }))
+}
+
 /// Runs that have a process.
 fn living(observed: &Observed) -> impl Iterator<Item = &Attempt> {
-    let runs = observed.attempts.values().flatten();
-    runs.filter(|attempt| matches!(attempt.state, State::Created | State::Running { .. }))
+    runs(observed).map(|(_, attempt)| attempt)
 }
 
 fn kill(now: Timestamp) -> Plan {

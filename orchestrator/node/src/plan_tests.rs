@@ -17,7 +17,12 @@ fn desired(policy: RestartPolicy, mains: &[&str]) -> Desired {
         wanted: Wanted::Present,
         containers: mains
             .iter()
-            .map(|name| Container { name: (*name).into(), role: Role::Main, restart: policy })
+            .map(|name| Container {
+                name: (*name).into(),
+                role: Role::Main,
+                restart: policy,
+                pre_stop: false,
+            })
             .collect(),
         backoff_base: Duration::from_secs(10),
         pod_ip: Some([10, 244, 0, 9].into()),
@@ -46,6 +51,7 @@ fn attempt(number: u32, state: State) -> Attempt {
     Attempt {
         number,
         state,
+        pre_stop: PreStop::Idle,
         term_sent: false,
         unhealthy_since: None,
         deleted: false,
@@ -258,7 +264,7 @@ fn the_death_of_the_shim_is_the_death_of_the_pod() {
 #[test]
 fn init_containers_run_one_after_the_other() {
     let mut want = desired(RestartPolicy::Always, &["m"]);
-    let init = |name: &str, role, restart| Container { name: name.into(), role, restart };
+    let init = |name: &str, role, restart| Container { name: name.into(), role, restart, pre_stop: false };
     want.containers.insert(0, init("i", Role::Init, RestartPolicy::OnFailure));
     want.containers.insert(1, init("s", Role::Sidecar, RestartPolicy::Always));
     check(&want, &up(), 0, &["prepare i.0", "create i.0", "start i.0"], None);
@@ -313,8 +319,62 @@ fn what_runs_on_in_a_finished_pod_is_killed_before_it_is_released() {
     let seen = with(up(), "a", vec![attempt(0, running())]);
     check(&want, &seen, 0, &["kill"], Some(1));
     want.finished = false;
-    want.containers
-        .insert(0, Container { name: "s".into(), role: Role::Sidecar, restart: RestartPolicy::Always });
+    want.containers.insert(
+        0,
+        Container { name: "s".into(), role: Role::Sidecar, restart: RestartPolicy::Always, pre_stop: false },
+    );
     let seen = with(with(up(), "a", vec![attempt(0, exited(0, 0, 1))]), "s", vec![attempt(0, running())]);
     check(&want, &seen, 1, &["kill"], Some(2));
+}
+
+/// A pod with two containers, of which `a` has a hook before its end.
+fn hooked(wanted: Wanted) -> Desired {
+    let mut desired = Desired { wanted, ..desired(RestartPolicy::Always, &["a", "b"]) };
+    desired.containers[0].pre_stop = true;
+    desired
+}
+
+#[test]
+fn the_hook_before_the_end_comes_before_sigterm() {
+    let want = hooked(Wanted::Stopping { kill_at: at(30) });
+    let seen = |pre_stop, term_sent| {
+        let a = Attempt { pre_stop, term_sent, ..attempt(0, running()) };
+        with(with(up(), "a", vec![a]), "b", vec![Attempt { term_sent: true, ..attempt(0, running()) }])
+    };
+    let fresh = with(with(up(), "a", vec![attempt(0, running())]), "b", vec![attempt(0, running())]);
+    check(&want, &fresh, 0, &["pre-stop a.0", "terminate-container b.0"], Some(30));
+    check(&want, &seen(PreStop::Called, false), 1, &[], Some(30));
+    check(&want, &seen(PreStop::Over, false), 2, &["terminate-container a.0"], Some(30));
+    check(&want, &seen(PreStop::Over, true), 3, &[], Some(30));
+    check(&want, &seen(PreStop::Over, true), 30, &["kill"], Some(31));
+    // One that was never started has nothing to say.
+    let created = with(up(), "a", vec![attempt(0, State::Created)]);
+    check(&want, &created, 0, &["terminate-container a.0"], Some(30));
+}
+
+#[test]
+fn a_hook_that_takes_all_of_the_time_leaves_the_program_a_moment() {
+    let seen =
+        |pre_stop, term_sent| with(up(), "a", vec![Attempt { pre_stop, term_sent, ..attempt(0, running()) }]);
+    let want = hooked(Wanted::Stopping { kill_at: at(30) });
+    check(&want, &seen(PreStop::Called, false), 30, &["terminate-container a.0"], Some(32));
+    check(&want, &seen(PreStop::CutOff, true), 31, &[], Some(32));
+    check(&want, &seen(PreStop::CutOff, true), 32, &["kill"], Some(33));
+    // There was no time for it at all: as with grace period 0.
+    check(&want, &seen(PreStop::Idle, false), 30, &["kill"], Some(31));
+    check(&hooked(Wanted::Gone), &seen(PreStop::Called, false), 5, &["kill"], Some(6));
+}
+
+#[test]
+fn a_container_that_its_probe_gave_up_has_its_hook_called_too() {
+    let seen = |pre_stop| {
+        let unhealthy_since = Some(at(0));
+        let a = Attempt { pre_stop, unhealthy_since, ..attempt(0, running()) };
+        with(with(up(), "a", vec![a]), "b", vec![attempt(0, running())])
+    };
+    let want = hooked(Wanted::Present);
+    check(&want, &seen(PreStop::Idle), 1, &["pre-stop a.0"], Some(30));
+    check(&want, &seen(PreStop::Called), 1, &[], Some(30));
+    check(&want, &seen(PreStop::Over), 1, &["terminate-container a.0"], Some(30));
+    check(&want, &seen(PreStop::Called), 30, &["kill-container a.0"], Some(31));
 }

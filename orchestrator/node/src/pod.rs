@@ -23,8 +23,9 @@ use crate::desired::Desired;
 use crate::error::{Error, Kind, Result};
 use crate::files;
 use crate::hold;
+use crate::hook;
 use crate::host::{Host, blocking, from_api, from_netns, from_rootfs, from_runtime};
-use crate::observed::{Attempt, Exit, ExitReason, Observed, Shim, State, Volumes};
+use crate::observed::{Attempt, Exit, ExitReason, Observed, PreStop, Shim, State, Volumes};
 use crate::plan::{Run, Step};
 use crate::record::{self, Book, Record, timestamp};
 use crate::shim_client::{ShimClient, from_shim, unexpected};
@@ -67,6 +68,7 @@ pub struct Pod {
 /// What this daemon did to a run and need not survive it.
 #[derive(Clone, Copy, Default, Debug)]
 struct Marks {
+    pre_stop: PreStop,
     term_sent: bool,
     unhealthy_since: Option<Timestamp>,
 }
@@ -150,7 +152,12 @@ impl Pod {
     ///
     /// # Errors
     /// What went wrong, under Kubernetes' word for it where it has one.
-    pub async fn apply(&self, step: &Step, pod: &Object, desired: &Desired) -> Result<Vec<Effect>> {
+    pub async fn apply(
+        self: &Arc<Self>,
+        step: &Step,
+        pod: &Arc<Object>,
+        desired: &Desired,
+    ) -> Result<Vec<Effect>> {
         match step {
             Step::Record => self.open_record(pod, desired),
             Step::Cgroups => self.make_cgroups(),
@@ -160,6 +167,7 @@ impl Pod {
             Step::Prepare(run) => self.prepare(run, pod).await,
             Step::Create(run) => self.create(run, pod).await,
             Step::Start(run) => self.start(run).await,
+            Step::PreStop(run) => Ok(self.pre_stop(run, pod)),
             Step::TerminateContainer(run) => self.terminate(run, pod).await,
             Step::KillContainer(run) => self.kill(run).await,
             Step::Terminate => self.terminate_all(pod).await,
@@ -258,6 +266,7 @@ impl Pod {
                 attempts.push(Attempt {
                     number,
                     state,
+                    pre_stop: mark.pre_stop,
                     term_sent: mark.term_sent,
                     unhealthy_since: mark.unhealthy_since,
                     deleted: run.deleted,
@@ -293,6 +302,7 @@ impl Pod {
                 started: true,
                 deleted: true,
                 ended: Some(ended(status)),
+                ..record::Run::default()
             };
             book.write_run(name, number, run)?;
         }
@@ -534,6 +544,41 @@ impl Pod {
         Ok(vec![format!("execve in {}", self.paths.container_cgroup(&run.container, run.attempt)).into()])
     }
 
+    /// Lets the hook before the end run by itself; its end rings the bell.
+    fn pre_stop(self: &Arc<Self>, run: &Run, object: &Arc<Object>) -> Vec<Effect> {
+        self.mark_pre_stop(run, PreStop::Called);
+        let (pod, object, of) = (Arc::clone(self), Arc::clone(object), run.clone());
+        tokio::spawn(async move {
+            hook::pre_stop(&pod, &object, &of).await;
+            pod.mark_pre_stop(&of, PreStop::Over);
+            pod.bell.notify_one();
+        });
+        vec![format!("preStop hook of {}", id(run)).into()]
+    }
+
+    fn mark_pre_stop(&self, run: &Run, to: PreStop) {
+        let mut marks = self.marks();
+        let mark = marks.entry((run.container.clone(), run.attempt)).or_default();
+        if mark.pre_stop != PreStop::CutOff {
+            mark.pre_stop = to;
+        }
+    }
+
+    /// Whether the hook after the start of a run was called.
+    pub fn post_started(&self, run: &Run) -> bool {
+        let book = self.book();
+        let known = book.runs().get(&run.container).and_then(|runs| runs.get(&run.attempt));
+        known.is_some_and(|known| known.post_started)
+    }
+
+    /// The hook after the start of a run was called, and need not be again.
+    ///
+    /// # Errors
+    /// The disk's answer.
+    pub fn mark_post_started(&self, run: &Run) -> Result<()> {
+        self.change_run(run, |known| known.post_started = true)
+    }
+
     async fn terminate(&self, run: &Run, pod: &Object) -> Result<Vec<Effect>> {
         let client = self.live_shim().await?;
         let created = client.state().await?.containers.into_iter().any(|known| {
@@ -546,7 +591,13 @@ impl Pod {
             (Target::Container(id(run)), stop_signal(pod, run))
         };
         client.call(Verb::Kill { target, signal }, vec![]).await?;
-        self.marks().entry((run.container.clone(), run.attempt)).or_default().term_sent = true;
+        let mut marks = self.marks();
+        let mark = marks.entry((run.container.clone(), run.attempt)).or_default();
+        mark.term_sent = true;
+        if mark.pre_stop == PreStop::Called {
+            mark.pre_stop = PreStop::CutOff;
+        }
+        drop(marks);
         Ok(vec![format!("pidfd_send_signal({}, {signal})", id(run)).into()])
     }
 

@@ -6,19 +6,16 @@
 //! Source: Kubernetes, "Configure Liveness, Readiness and Startup Probes".
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::Object;
-use http_body_util::Empty;
-use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::error::{Error, Kind, Result};
-use crate::exec::{Streams, exec};
+use crate::handler::Act;
+use crate::hook;
 use crate::host::Event;
 use crate::observed::{Observed, State};
 use crate::plan::Run;
@@ -41,14 +38,6 @@ struct Schedule {
     timeout: Duration,
     success_threshold: u32,
     failure_threshold: u32,
-}
-
-/// How a probe looks.
-#[derive(Clone, PartialEq, Debug)]
-enum Look {
-    Exec(Vec<String>),
-    Http { address: SocketAddr, path: String, headers: Vec<(String, String)> },
-    Tcp(SocketAddr),
 }
 
 /// What the probes of one run say.
@@ -106,10 +95,13 @@ impl Prober {
             }
             let Ok(entry) = container(object, name) else { continue };
             let has = |probe: &str| entry.get(probe).is_some_and(Value::is_object);
-            if !["startupProbe", "readinessProbe", "livenessProbe"].into_iter().any(has) {
+            let run = Run { container: name.clone(), attempt: last.number };
+            let hooked = hook::POST_START.of(entry).is_some() && !self.pod.post_started(&run);
+            if !hooked && !["startupProbe", "readinessProbe", "livenessProbe"].into_iter().any(has) {
                 continue;
             }
-            let health = Health { ready: !has("readinessProbe"), started: !has("startupProbe") };
+            let ready = !hooked && !has("readinessProbe");
+            let health = Health { ready, started: !hooked && !has("startupProbe") };
             let verdicts =
                 Arc::new(Verdicts { health: Mutex::new(health), bell: Arc::clone(&self.pod.bell) });
             let since =
@@ -117,9 +109,10 @@ impl Prober {
             let task = tokio::spawn(watch_over(
                 Arc::clone(&self.pod),
                 Arc::clone(object),
-                Run { container: name.clone(), attempt: last.number },
+                run,
                 Arc::clone(&verdicts),
                 since,
+                hooked,
             ));
             self.runs.insert(key, (verdicts, task));
         }
@@ -141,8 +134,26 @@ impl Verdicts {
     }
 }
 
-/// The probes of one run: startup first, then the others side by side.
-async fn watch_over(pod: Arc<Pod>, object: Arc<Object>, run: Run, verdicts: Arc<Verdicts>, since: Duration) {
+/// The hook after the start of one run, if it is still to be called; then the probes: startup first, then the
+/// others side by side.
+async fn watch_over(
+    pod: Arc<Pod>,
+    object: Arc<Object>,
+    run: Run,
+    verdicts: Arc<Verdicts>,
+    since: Duration,
+    hooked: bool,
+) {
+    if hooked {
+        if !hook::post_start(&pod, &object, &run).await {
+            return;
+        }
+        let entry = container(&object, &run.container).ok();
+        let has = |probe: &str| entry.is_some_and(|entry| entry.get(probe).is_some_and(Value::is_object));
+        verdicts.set(|health| {
+            *health = Health { ready: !has("readinessProbe"), started: !has("startupProbe") };
+        });
+    }
     let probe = |field: &str, about: About| {
         let entry = container(&object, &run.container).ok()?;
         let wish = entry.get(field).filter(|wish| wish.is_object())?;
@@ -214,56 +225,10 @@ impl Probe<'_> {
     }
 
     async fn look(&self) -> Result<()> {
-        let look = look(self.object, &self.run.container, self.wish)?;
-        let attempt = async {
-            match &look {
-                Look::Exec(command) => self.exec(command).await,
-                Look::Tcp(address) => self.connect(*address).await.map(drop),
-                Look::Http { address, path, headers } => self.http(*address, path, headers).await,
-            }
-        };
-        tokio::time::timeout(self.schedule.timeout, attempt)
+        let act = Act::read(self.object, &self.run.container, self.wish)?;
+        tokio::time::timeout(self.schedule.timeout, act.perform(self.pod, self.run))
             .await
             .map_err(|_| Error::new(Kind::Busy, format!("no answer within {:?}", self.schedule.timeout)))?
-    }
-
-    async fn exec(&self, command: &[String]) -> Result<()> {
-        let session = exec(self.pod, self.run, command, Streams::default()).await?;
-        match session.exit.wait().await? {
-            0 => Ok(()),
-            code => Err(Error::new(Kind::Conflict, format!("{command:?} exited with {code}"))),
-        }
-    }
-
-    async fn connect(&self, address: SocketAddr) -> Result<tokio::net::TcpStream> {
-        let namespace = self.pod.host().network.namespace();
-        namespace.connect(address).await.map_err(|error| Error::io(format!("connect to {address}"), error))
-    }
-
-    async fn http(&self, address: SocketAddr, path: &str, headers: &[(String, String)]) -> Result<()> {
-        let what = || format!("GET http://{address}{path}");
-        let stream = self.connect(address).await?;
-        let failed = |error: hyper::Error| Error::with(Kind::Busy, what(), error);
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-        let driver = tokio::spawn(connection);
-        let mut request =
-            hyper::Request::get(path).header("user-agent", "podyard-probe").header("accept", "*/*");
-        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
-            request = request.header("host", address.to_string());
-        }
-        for (name, value) in headers {
-            request = request.header(name, value);
-        }
-        let request =
-            request.body(Empty::<Bytes>::new()).map_err(|error| Error::with(Kind::Invalid, what(), error))?;
-        let status = sender.send_request(request).await.map_err(failed)?.status().as_u16();
-        driver.abort();
-        if (200..400).contains(&status) {
-            Ok(())
-        } else {
-            Err(Error::new(Kind::Conflict, format!("{} answers {status}", what())))
-        }
     }
 }
 
@@ -283,82 +248,10 @@ fn schedule(wish: &Value) -> Schedule {
     }
 }
 
-fn look(pod: &Object, name: &str, wish: &Value) -> Result<Look> {
-    if let Some(command) = wish["exec"]["command"].as_array() {
-        return Ok(Look::Exec(command.iter().filter_map(|part| part.as_str().map(str::to_owned)).collect()));
-    }
-    let entry = container(pod, name)?;
-    let invalid = |text: &str| Error::new(Kind::Invalid, text.to_owned());
-    let address = |action: &Value| -> Result<SocketAddr> {
-        let host =
-            action["host"].as_str().filter(|host| !host.is_empty()).or_else(|| pod.get_str("status.podIP"));
-        let host: Ipv4Addr = host
-            .and_then(|host| host.parse().ok())
-            .ok_or_else(|| invalid("the probe's host is no IPv4 address, or the pod has none"))?;
-        let port = port(entry, &action["port"])
-            .ok_or_else(|| invalid("the probe's port is no port of the container"))?;
-        Ok(SocketAddr::from((host, port)))
-    };
-    if let Some(http) = wish.get("httpGet").filter(|http| http.is_object()) {
-        if http["scheme"].as_str().is_some_and(|scheme| !scheme.eq_ignore_ascii_case("http")) {
-            return Err(invalid("probes by HTTPS are not supported yet"));
-        }
-        let path = http["path"].as_str().filter(|path| !path.is_empty()).unwrap_or("/");
-        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        let headers = http["httpHeaders"].as_array().into_iter().flatten();
-        let headers = headers.filter_map(|header| {
-            Some((header["name"].as_str()?.to_owned(), header["value"].as_str()?.to_owned()))
-        });
-        return Ok(Look::Http { address: address(http)?, path, headers: headers.collect() });
-    }
-    if let Some(tcp) = wish.get("tcpSocket").filter(|tcp| tcp.is_object()) {
-        return Ok(Look::Tcp(address(tcp)?));
-    }
-    Err(invalid("the probe has neither exec, httpGet nor tcpSocket"))
-}
-
-/// A port by number or by the container's name for it.
-fn port(container: &Value, wish: &Value) -> Option<u16> {
-    if let Some(number) = wish.as_u64() {
-        return u16::try_from(number).ok();
-    }
-    let name = wish.as_str()?;
-    let ports = container["ports"].as_array().into_iter().flatten();
-    let named = ports.filter(|port| port["name"] == name).find_map(|port| port["containerPort"].as_u64());
-    named.and_then(|number| u16::try_from(number).ok()).or_else(|| name.parse().ok())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
-
-    fn pod() -> Object {
-        Object(json!({
-            "spec": {"containers": [{"name": "c", "ports": [{"name": "web", "containerPort": 8080}]}]},
-            "status": {"podIP": "10.244.0.5"}
-        }))
-    }
-
-    #[test]
-    fn what_a_probe_looks_at() {
-        let check = |wish: Value, expect: Look| assert_eq!(look(&pod(), "c", &wish).unwrap(), expect);
-        let address: SocketAddr = "10.244.0.5:8080".parse().unwrap();
-        check(json!({"exec": {"command": ["a", "b"]}}), Look::Exec(vec!["a".into(), "b".into()]));
-        check(json!({"tcpSocket": {"port": 8080}}), Look::Tcp(address));
-        check(json!({"tcpSocket": {"port": "web"}}), Look::Tcp(address));
-        check(
-            json!({"httpGet": {"port": "web", "path": "ok", "httpHeaders": [{"name": "A", "value": "b"}]}}),
-            Look::Http { address, path: "/ok".into(), headers: vec![("A".into(), "b".into())] },
-        );
-        for bad in [
-            json!({}),
-            json!({"tcpSocket": {"port": "nope"}}),
-            json!({"httpGet": {"port": 1, "scheme": "HTTPS"}}),
-        ] {
-            assert!(look(&pod(), "c", &bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn defaults_are_kubernetes_own() {

@@ -70,6 +70,9 @@ pub struct Run {
     pub image_id: String,
     /// It was, or is about to be, let run: it counts as a run whatever becomes of it.
     pub started: bool,
+    /// Its hook after the start was called.
+    #[serde(default)]
+    pub post_started: bool,
     /// Nothing is left of it but records.
     pub deleted: bool,
     /// How it ended, if that is known from elsewhere than an exit record.

@@ -1,6 +1,7 @@
 //! Tables for the status.
 
 use super::*;
+use crate::observed::PreStop;
 
 fn at(secs: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + secs).unwrap()
@@ -16,7 +17,15 @@ fn pod(policy: &str) -> Object {
 }
 
 fn attempt(number: u32, state: State) -> Attempt {
-    Attempt { number, state, term_sent: false, unhealthy_since: None, deleted: false, image_id: "i@1".into() }
+    Attempt {
+        number,
+        state,
+        pre_stop: PreStop::Idle,
+        term_sent: false,
+        unhealthy_since: None,
+        deleted: false,
+        image_id: "i@1".into(),
+    }
 }
 
 fn running() -> State {

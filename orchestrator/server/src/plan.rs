@@ -3,7 +3,7 @@
 //! Objects are tried as dry runs, so that admission answers as it would. Pods of sets are made from their
 //! templates by the rules of their controllers: names, labels, claims. The steps are the node's to tell.
 
-use api::{Error, Key, Kind, Object, Resource, convert};
+use api::{Error, Key, Kind, Object, RESERVED_ORDINALS, Resource, convert, parse_ordinals};
 use registry::{PatchKind, Registry, WriteOptions};
 use serde_json::{Value, json};
 use store::Store;
@@ -133,7 +133,12 @@ fn pods<S: Store>(
                 let name = claim["metadata"]["name"].as_str().unwrap_or("");
                 notes.push(format!("each pet keeps its own claim, {name}-{}-<ordinal>", object.name()));
             }
-            (first..first + replicas.min(PODS_MAX))
+            let reserved = object.annotation(RESERVED_ORDINALS).and_then(parse_ordinals).unwrap_or_default();
+            let is_free = |ordinal: &i64| u64::try_from(*ordinal).is_ok_and(|it| !reserved.contains(&it));
+            let most = usize::try_from(replicas.min(PODS_MAX)).unwrap_or(0);
+            (first..)
+                .filter(is_free)
+                .take(most)
                 .map(|ordinal| format!("{}-{ordinal}", object.name()))
                 .filter(|name| registry.get(&Key::core("pods", namespace, name.as_str())).is_err())
                 .map(|name| from_template(object, &name))

@@ -87,6 +87,11 @@ pub(super) fn container(container: &Tree, path: &str, volumes: &HashMap<&str, &T
             probe(item, &format!("{path}.{field}"), field, causes);
         }
     }
+    for hook in ["postStart", "preStop"] {
+        if let Some(handler) = tree(container, "lifecycle").and_then(|hooks| tree(hooks, hook)) {
+            lifecycle_handler(handler, &format!("{path}.lifecycle.{hook}"), causes);
+        }
+    }
     if let Some(signal) = tree(container, "lifecycle").and_then(|hooks| hooks.get("stopSignal")) {
         let signal = signal.as_str().unwrap_or_default();
         causes.one_of(format!("{path}.lifecycle.stopSignal"), signal, STOP_SIGNALS);
@@ -223,15 +228,7 @@ pub(super) fn quantity(value: &Value, path: &str, causes: &mut Causes) -> Option
 }
 
 fn probe(probe: &Tree, path: &str, field: &str, causes: &mut Causes) {
-    let handlers: Vec<&str> =
-        ["exec", "httpGet", "tcpSocket", "grpc"].into_iter().filter(|h| probe.contains_key(*h)).collect();
-    match handlers.as_slice() {
-        [] => causes.required_because(path, "must specify a handler type"),
-        [_] => {}
-        [_, second, ..] => {
-            causes.forbidden(format!("{path}.{second}"), "may not specify more than 1 handler type")
-        }
-    }
+    one_handler(probe, path, &["exec", "httpGet", "tcpSocket", "grpc"], causes);
     for (field, low) in [
         ("initialDelaySeconds", 0),
         ("timeoutSeconds", 1),
@@ -250,6 +247,31 @@ fn probe(probe: &Tree, path: &str, field: &str, causes: &mut Causes) {
             "must not be set for readinessProbes",
         );
     }
+    actions(probe, path, causes);
+}
+
+/// What a container is told after its start, or before its end.
+fn lifecycle_handler(handler: &Tree, path: &str, causes: &mut Causes) {
+    one_handler(handler, path, &["exec", "httpGet", "tcpSocket", "sleep"], causes);
+    actions(handler, path, causes);
+    if let Some(sleep) = tree(handler, "sleep") {
+        causes.in_range(format!("{path}.sleep.seconds"), sleep.get("seconds"), 0, i32::MAX.into());
+    }
+}
+
+fn one_handler(tree: &Tree, path: &str, known: &[&str], causes: &mut Causes) {
+    let handlers: Vec<&&str> = known.iter().filter(|handler| tree.contains_key(**handler)).collect();
+    match handlers.as_slice() {
+        [] => causes.required_because(path, "must specify a handler type"),
+        [_] => {}
+        [_, second, ..] => {
+            causes.forbidden(format!("{path}.{second}"), "may not specify more than 1 handler type")
+        }
+    }
+}
+
+/// The actions that probes and hooks have in common.
+fn actions(probe: &Tree, path: &str, causes: &mut Causes) {
     if tree(probe, "exec").is_some_and(|exec| texts(exec, "command").next().is_none()) {
         causes.required(format!("{path}.exec.command"));
     }
@@ -265,7 +287,7 @@ fn probe(probe: &Tree, path: &str, field: &str, causes: &mut Causes) {
     if let Some(get) = tree(probe, "httpGet") {
         causes.one_of(format!("{path}.httpGet.scheme"), text(get, "scheme"), &["HTTP", "HTTPS"]);
         if text(get, "scheme") == "HTTPS" {
-            causes.warn(format!("not implemented yet: {path}.httpGet.scheme HTTPS: the probe will fail"));
+            causes.warn(format!("not implemented yet: {path}.httpGet.scheme HTTPS: it will fail"));
         }
     }
 }

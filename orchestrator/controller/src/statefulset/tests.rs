@@ -131,7 +131,7 @@ fn a_claim_that_is_going_is_waited_for() {
     let set = set(1, json!({}));
     // It is told before it is too late to see it, too: while the pet runs on it.
     for pods in [vec![], vec![pet(&set, 0)]] {
-        let plan = check(&set, &[&[going.clone()], &pods[..]].concat(), &["status web"]);
+        let plan = check(&set, &[std::slice::from_ref(&going), &pods[..]].concat(), &["status web"]);
         assert_eq!(events(&plan).len(), 1);
         assert_eq!(events(&plan)[0].0, "ClaimLost");
     }
@@ -208,7 +208,7 @@ fn a_revision_of_another_content_under_the_name_counts_as_a_collision() {
     let set = set(1, json!({}));
     let taken = revision(&set, &[]);
     let foreign = with(&taken, json!({"metadata": {"ownerReferences": null, "labels": {"app": "other"}}}));
-    let plan = check(&set, &[foreign.clone()], &["status web"]);
+    let plan = check(&set, std::slice::from_ref(&foreign), &["status web"]);
     assert_eq!(updated(&plan).get_i64("status.collisionCount"), Some(1));
     let again = with(&set, json!({"status": {"collisionCount": 1}}));
     assert_ne!(revision(&again, &[foreign]).name(), taken.name());
@@ -404,7 +404,7 @@ fn a_lost_claim_of_a_pet_that_does_not_run_is_replaced_once_the_store_has_said_s
             "metadata": {"name": "pvc-x", "uid": "v", "resourceVersion": "1"}, "spec": {"claimRef": {"uid": uid}}}))
     };
     for pods in [&[][..], &[waiting]] {
-        let world = |more: &[Object]| [&[lost.clone()], pods, more].concat();
+        let world = |more: &[Object]| [std::slice::from_ref(&lost), pods, more].concat();
         check(&set, &world(&[]), &["read pvc-x"]);
         check(&set, &world(&[volume("c0")]), &["status web"]);
         check(&set, &world(&[volume("another")]), &["delete data-web-0"]);
