@@ -10,7 +10,7 @@ use client::{Client, Error, Method, Request, Session};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// Between two heartbeats.
 const EVERY: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ impl Backoff {
 pub(super) async fn keep(client: Client, node: String, up: watch::Sender<bool>) -> Infallible {
     let mut backoff = Backoff::default();
     let mut down_since = Instant::now();
-    let mut told = None;
+    let mut is_told = false;
     loop {
         let error = match tokio::time::timeout(ANSWER_DEADLINE, client.session()).await {
             Ok(Ok(session)) => {
@@ -63,12 +63,12 @@ pub(super) async fn keep(client: Client, node: String, up: watch::Sender<bool>) 
         };
         if up.send_if_modified(|up| std::mem::replace(up, false)) {
             down_since = Instant::now();
-            told = None;
+            is_told = false;
         }
-        // Once for each reason: it may last.
-        if told.as_ref() != Some(&error) {
-            warn!(error, "the API cannot be reached; pods run on");
-            told = Some(error);
+        // Once: it may last.
+        match std::mem::replace(&mut is_told, true) {
+            false => warn!(error, "the API cannot be reached; pods run on"),
+            true => debug!(error, "the API cannot be reached"),
         }
         tokio::time::sleep(backoff.next()).await;
     }
