@@ -127,8 +127,9 @@ fn pod_uid(line: &str, parent: &str) -> Option<String> {
 
 /// Device and root of what is mounted at the pets' mount point. proc_pid_mountinfo(5).
 fn volume(mountinfo: &str) -> Option<String> {
+    // The last is on top.
     let mounts = mountinfo.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let found = mounts.filter(|fields| fields.get(4) == Some(&MOUNT_POINT)).last()?;
+    let found = mounts.rev().find(|fields| fields.get(4) == Some(&MOUNT_POINT))?;
     Some(format!("{} {}", found[2], found[3]))
 }
 

@@ -75,7 +75,7 @@ impl Geometry {
 
     /// A journal that suits `usable` blocks: 4, 16 or 32 MiB.
     pub(crate) fn journal_for(usable: u64) -> u64 {
-        match usable * BLOCK_BYTES >> 20 {
+        match (usable * BLOCK_BYTES) >> 20 {
             ..128 => 1024,
             128..2048 => 4096,
             _ => 8192,
