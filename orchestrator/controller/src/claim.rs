@@ -29,6 +29,8 @@ const COMPONENT: &str = "persistentvolume-controller";
 pub const HOST: &str = "podyard.io/host";
 /// Kubernetes' own: keeps a claim while pods use it.
 const PROTECTION: &str = "kubernetes.io/pvc-protection";
+/// Kubernetes' own: the binder has given the claim its volume; one that people name is theirs to make.
+const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 
 /// The claim a volume is for, if it says.
@@ -71,7 +73,7 @@ fn confirm(view: &View<'_>, claim: &Object, name: &str, plan: &mut Plan) {
     let key = Key::new(*VOLUMES, "", name);
     let Some(volume) = view.cache.get(&key) else {
         // Bound once, and the volume is gone: say so, and touch nothing.
-        if claim.get_str("status.phase") == Some("Bound") {
+        if was_bound(claim) {
             plan.call(write_status(claim, json!({"phase": "Lost"})));
         }
         return;
@@ -97,8 +99,17 @@ fn confirm(view: &View<'_>, claim: &Object, name: &str, plan: &mut Plan) {
         }
     } else if of_volume(volume).is_none() && fits(claim, volume, &class_name(view.cache, claim)) {
         plan.call(volume::give(volume, claim));
-    } else if claim.get_str("status.phase") == Some("Bound") {
+    } else if was_bound(claim) {
         plan.call(write_status(claim, json!({"phase": "Lost"})));
+    }
+}
+
+/// Whether a claim has had its volume, though its status may not say so yet; and is not known to have lost it.
+fn was_bound(claim: &Object) -> bool {
+    match claim.get_str("status.phase") {
+        Some("Bound") => true,
+        Some("Lost") => false,
+        _ => claim.annotation(BIND_COMPLETED) == Some("yes"),
     }
 }
 
@@ -131,7 +142,7 @@ fn bind(view: &View<'_>, claim: &Object, plan: &mut Plan) {
         }
         let mut object = protected(claim.clone());
         object.set("spec.volumeName", volume.name());
-        object.set("metadata.annotations", annotated(claim, "pv.kubernetes.io/bind-completed", "yes"));
+        object.set("metadata.annotations", annotated(claim, BIND_COMPLETED, "yes"));
         return plan.call(Call::Update { object, part: Part::Main });
     }
     let free = volumes().filter(|volume| of_volume(volume).is_none() && fits(claim, volume, &class));
@@ -361,6 +372,12 @@ mod tests {
         let plan = check(bound, &[], &["status data"]);
         let Call::Update { object, .. } = &plan.steps[0].call else { panic!() };
         assert_eq!(object.get_str("status.phase"), Some("Lost"));
+        // It went before the claim's status told of it. One that people have named may still come.
+        let named = claim(json!({"spec": {"volumeName": "a"}}));
+        check(named.clone(), &[], &[]);
+        let completed = with(&named, json!({"metadata": {"annotations": {BIND_COMPLETED: "yes"}}}));
+        check(completed.clone(), &[], &["status data"]);
+        check(with(&completed, json!({"status": {"phase": "Lost"}})), &[], &[]);
     }
 
     #[test]
