@@ -36,7 +36,7 @@ const IMPLEMENTED: &[(&str, &[&str])] = &[
             "serviceAccountName",
             "serviceAccount",
             "volumes",
-            // Defaults that clients write back; there is one scheduler and no service links.
+            // Defaults that clients write back; there is one scheduler.
             "schedulerName",
             "enableServiceLinks",
             "hostAliases",

@@ -42,6 +42,8 @@ pub struct Config {
     pub applets: Vec<String>,
     /// Nameservers for pods.
     pub nameservers: Vec<Ipv4Addr>,
+    /// What containers are told of Services; kept by whoever knows them.
+    pub links: Arc<crate::links::Links>,
     /// The host's `resolv.conf`, if its pods shall know of it.
     pub resolv_conf: Option<PathBuf>,
     /// A fault to strike with, in tests.
@@ -82,7 +84,7 @@ impl Agent {
     /// # Errors
     /// What this host lacks.
     pub fn new(config: Config, upstream: Arc<dyn Upstream>) -> Result<Arc<Agent>> {
-        let Config { yard, network, applets, nameservers, resolv_conf, fault } = config;
+        let Config { yard, network, applets, nameservers, links, resolv_conf, fault } = config;
         let binary = std::fs::canonicalize(&yard.binary)
             .map_err(|error| Error::io(format!("resolve {}", yard.binary.display()), error))?;
         let point = crate::fault::Point::default();
@@ -100,6 +102,7 @@ impl Agent {
             fault: point,
             bounding: bounding_set(),
             nameservers,
+            links,
             resolv_conf,
             detacher: Detacher::start(Arc::clone(&network)),
             network,

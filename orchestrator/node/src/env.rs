@@ -12,9 +12,11 @@ pub struct Facts<'a> {
     pub pod: &'a Object,
     /// The address of the node it runs on.
     pub host_ip: &'a str,
+    /// What it is told of Services: [`crate::links`].
+    pub services: &'a [(String, String)],
 }
 
-/// `NAME=value` in the order in which later ones win: image, then HOSTNAME, then the container's own.
+/// `NAME=value` in the order in which later ones win: image, Services, HOSTNAME, the container's own.
 ///
 /// # Errors
 /// `Invalid` (`CreateContainerConfigError`) for a source that does not exist.
@@ -23,6 +25,9 @@ pub fn environment(facts: Facts<'_>, container: &Value, image: &[String]) -> Res
         .iter()
         .filter_map(|entry| entry.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())))
         .collect();
+    for (name, value) in facts.services {
+        set(&mut env, name, value.clone());
+    }
     set(&mut env, "HOSTNAME", hostname(facts.pod));
     if let Some(first) = list(container, "envFrom").first() {
         return Err(config_error(format!("envFrom {first}: ConfigMaps and Secrets are not supported yet")));
@@ -198,19 +203,23 @@ mod tests {
             {"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
             {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
             {"name": "APP", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
-            {"name": "URL", "value": "http://$(IP)/$(NAME)"}
+            {"name": "URL", "value": "http://$(IP)/$(NAME)"},
+            {"name": "WEB", "value": "http://$(WEB_SERVICE_HOST)/"}
         ]});
-        let env =
-            environment(Facts { pod: &pod(), host_ip: "h" }, &container, &["PATH=/bin".to_owned()]).unwrap();
+        let services = [("WEB_SERVICE_HOST".to_owned(), "10.96.0.7".to_owned())];
+        let facts = Facts { pod: &pod(), host_ip: "h", services: &services };
+        let env = environment(facts, &container, &["PATH=/bin".to_owned()]).unwrap();
         assert_eq!(
             env,
             [
                 "PATH=/x:/bin",
+                "WEB_SERVICE_HOST=10.96.0.7",
                 "HOSTNAME=web-0",
                 "NAME=web-0",
                 "IP=10.244.0.9",
                 "APP=w",
-                "URL=http://10.244.0.9/web-0"
+                "URL=http://10.244.0.9/web-0",
+                "WEB=http://10.96.0.7/"
             ]
         );
     }
@@ -219,7 +228,8 @@ mod tests {
     fn a_missing_source_is_a_configuration_error() {
         let container =
             json!({"env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]});
-        let error = environment(Facts { pod: &pod(), host_ip: "h" }, &container, &[]).unwrap_err();
+        let error =
+            environment(Facts { pod: &pod(), host_ip: "h", services: &[] }, &container, &[]).unwrap_err();
         assert_eq!(error.waiting_reason(), Some("CreateContainerConfigError"));
     }
 

@@ -82,6 +82,8 @@ pub struct Host {
     pub bounding: u64,
     /// Nameservers for pods, or none.
     pub nameservers: Vec<Ipv4Addr>,
+    /// What containers are told of Services.
+    pub links: Arc<crate::links::Links>,
     /// The host's `resolv.conf`, if its pods shall know of it.
     pub resolv_conf: Option<PathBuf>,
     /// Removes links.

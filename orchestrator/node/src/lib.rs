@@ -26,6 +26,7 @@ pub mod hold;
 pub mod hook;
 pub mod host;
 pub mod journal;
+pub mod links;
 pub mod logs;
 pub mod namespaces;
 pub mod network;

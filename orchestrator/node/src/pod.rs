@@ -508,6 +508,7 @@ impl Pod {
             container: wish,
             image: &image.config,
             host_ip: &address,
+            services: &self.host.links.of(pod),
             cgroup: &cgroup,
             bounding: self.host.bounding,
         })?;

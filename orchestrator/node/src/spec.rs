@@ -108,6 +108,8 @@ pub struct Input<'a> {
     pub image: &'a rootfs::Config,
     /// The node's address.
     pub host_ip: &'a str,
+    /// What the container is told of Services, as variables.
+    pub services: &'a [(String, String)],
     /// Where the container is born, below each hierarchy's root.
     pub cgroup: &'a str,
     /// Capabilities that this host can give: bit n is capability n. /proc/self/status, `CapBnd`.
@@ -126,7 +128,7 @@ pub fn spec(input: &Input<'_>) -> Result<Spec> {
         Security { pod: &input.pod.0["spec"]["securityContext"], own: &input.container["securityContext"] };
     let privileged = context.own["privileged"] == true;
     let env = env::environment(
-        env::Facts { pod: input.pod, host_ip: input.host_ip },
+        env::Facts { pod: input.pod, host_ip: input.host_ip, services: input.services },
         input.container,
         &input.image.env,
     )?;

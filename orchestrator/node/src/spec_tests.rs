@@ -14,6 +14,7 @@ fn make(pod: &Object, container: &Value) -> Result<Value> {
         container,
         image: &image,
         host_ip: "h",
+        services: &[],
         cgroup: "/podyard/pods/podu/c.0",
         bounding: u64::MAX,
     };

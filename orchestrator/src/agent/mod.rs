@@ -36,6 +36,7 @@ use futures::future::FutureExt;
 use node::agent::{self, Agent};
 use node::fault::Fault;
 use node::host::Upstream;
+use node::links::Links;
 use node::{Cidr, Yard};
 use server::{Door, NodeServer};
 use tokio::net::{TcpListener, TcpSocket};
@@ -101,21 +102,24 @@ async fn serve(config: Config) -> Result<(), Failure> {
     let objects = Arc::new(objects::Remote::new(client.clone(), link.clone()));
     let upstream = Arc::new(Registrar::open(objects, &name));
     let proxy = proxy::Shared::new(node::proxy::Proxy::open(&network, &yard.table())?);
+    let links = Arc::new(Links::default());
     let agent_config = agent::Config {
         yard: yard.clone(),
         network: Arc::clone(&network),
         applets: crate::toolbox::names().map(str::to_owned).collect(),
         nameservers: network.net().dns.into_iter().collect(),
+        links: Arc::clone(&links),
         resolv_conf: (!yard.isolated).then(|| dns::RESOLV_CONF.into()),
         fault: Fault::from_environment()?,
     };
     let dns = dns::Config {
         node: network.namespace().try_clone()?,
-        addresses: network.net().dns.into_iter().collect(),
+        addresses: network.net().dns.into_iter().chain([gateway]).collect(),
         reverse: vec![whole.service_cidr, whole.cluster_cidr],
         // From this node: the first one knows whom the host asks.
         outside: network.namespace().try_clone()?,
         upstreams: dns::Upstreams::Given(vec![(api.ip(), ::dns::PORT).into()]),
+        links: Arc::clone(&links),
     };
     let agent = Agent::new(agent_config, Arc::clone(&upstream) as Arc<dyn Upstream>)?;
 
@@ -135,7 +139,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
 
     let feed = |kinds: Vec<Kind>| RemoteFeed::start(client.clone(), link.clone(), kinds);
     let own = format!("spec.nodeName={name}");
-    let own_pods = pods::KINDS.iter().map(|plural| Kind::selected(plural, &own)).collect();
+    let own_pods = feed(pods::KINDS.iter().map(|plural| Kind::selected(plural, &own)).collect());
     let shutdown = async move {
         let _ = term.recv().await;
     };
@@ -143,7 +147,10 @@ async fn serve(config: Config) -> Result<(), Failure> {
         () = server::serve_tcp(listener, server, door, shutdown) => info!("asked to end; pods run on"),
         never = link::keep(client.clone(), name.clone(), up) => match never {},
         never = tell_node(upstream, Arc::clone(&agent), link.clone()) => match never {},
-        () = pods::feed(feed(own_pods), agent) => return Err("the agent stopped".into()),
+        () = async {
+            links.known().await;
+            pods::feed(own_pods, agent).await;
+        } => return Err("the agent stopped".into()),
         () = proxy::run(feed(proxy::KINDS.iter().map(|plural| Kind::all(plural)).collect()), proxy) => {
             return Err("the feed of services ended".into());
         }

@@ -21,6 +21,7 @@ use node::Yard;
 use node::agent::{self, Agent};
 use node::fault::Fault;
 use node::host::Upstream;
+use node::links::Links;
 use registry::Registry;
 use serde_json::json;
 use std::net::SocketAddr;
@@ -81,17 +82,19 @@ async fn serve(yard: Yard, options: Options) -> Result<(), Failure> {
         tracing::debug!(effect = step.effect, micros = step.took.as_micros() as u64, "node network");
     }
     let proxy = proxy::Shared::new(node::proxy::Proxy::open(&network, &yard.table())?);
+    let links = Arc::new(Links::default());
     let config = agent::Config {
         yard: yard.clone(),
         network: Arc::clone(&network),
         applets: crate::toolbox::names().map(str::to_owned).collect(),
         nameservers: dns_address.into_iter().collect(),
+        links: Arc::clone(&links),
         resolv_conf: (!yard.isolated).then(|| dns::RESOLV_CONF.into()),
         fault: Fault::from_environment()?,
     };
     let dns = dns::Config {
         node: network.namespace().try_clone()?,
-        // Further nodes ask at the gateway.
+        // Further nodes ask at the gateway, and so does who sits in the node's own namespace.
         addresses: dns_address.into_iter().chain([network.net().gateway]).collect(),
         reverse: vec![yard.service_cidr, yard.cluster_cidr],
         outside: network.outside().try_clone()?,
@@ -99,6 +102,7 @@ async fn serve(yard: Yard, options: Options) -> Result<(), Failure> {
             given if yard.isolated || !given.is_empty() => dns::Upstreams::Given(given),
             _ => dns::Upstreams::File(dns::RESOLV_CONF.into()),
         },
+        links: Arc::clone(&links),
     };
     let upstream = Arc::new(upstream::Registrar::open(Arc::clone(&registry), &yard.node));
     let agent = Agent::new(config, Arc::clone(&upstream) as Arc<dyn Upstream>)?;
@@ -138,6 +142,7 @@ async fn serve(yard: Yard, options: Options) -> Result<(), Failure> {
     let shutdown = async move {
         tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
     };
+    let own_pods = StoreFeed::new(Arc::clone(&store), pods::KINDS);
     tokio::select! {
         () = fabric.serve(Arc::clone(&server)) => {}
         () = server::serve(listener, server, shutdown) => info!("asked to end; pods run on"),
@@ -151,7 +156,10 @@ async fn serve(yard: Yard, options: Options) -> Result<(), Failure> {
         ended = dns::run(StoreFeed::new(Arc::clone(&store), dns::KINDS), dns) => {
             return Err(ended.err().map_or_else(|| "the store closed under the DNS".into(), Failure::from));
         }
-        () = pods::feed(StoreFeed::new(Arc::clone(&store), pods::KINDS), Arc::clone(&agent)) => {
+        () = async {
+            links.known().await;
+            pods::feed(own_pods, Arc::clone(&agent)).await;
+        } => {
             return Err("the agent stopped".into());
         }
         () = keeper.run(StoreFeed::new(store, volumes::KINDS)) => {

@@ -11,6 +11,7 @@
 use super::feed::{Feed, Told};
 use dns::{Forwarder, Names, Net, Place, Resolv, Server, Sockets};
 use netns::{Cidr, Namespace};
+use node::links::Links;
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -49,6 +50,8 @@ pub(crate) struct Config {
     pub(crate) outside: Namespace,
     /// Whom to ask.
     pub(crate) upstreams: Upstreams,
+    /// What containers are told of Services: the same feed keeps both.
+    pub(crate) links: Arc<Links>,
 }
 
 /// Serves until the feed ends.
@@ -59,7 +62,7 @@ pub(crate) struct Config {
 /// # Cancellation
 /// May stop anywhere; nothing is left but the objects.
 pub(crate) async fn run(feed: impl Feed, config: Config) -> netns::Result<()> {
-    let Config { node, addresses, reverse, outside, upstreams } = config;
+    let Config { node, addresses, reverse, outside, upstreams, links } = config;
     let server = addresses.first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED);
     let names = Names::new(Net { domain: dns::DOMAIN.into(), reverse, server });
     let addresses: Vec<SocketAddr> =
@@ -67,22 +70,30 @@ pub(crate) async fn run(feed: impl Feed, config: Config) -> netns::Result<()> {
     let forwarder = Forwarder::new(Place::of(outside)?, addresses.clone());
     let server = Server { names: Arc::clone(&names), forwarder: Arc::clone(&forwarder) };
     tokio::select! {
-        () = follow(feed, &names) => Ok(()),
+        () = follow(feed, &names, &links) => Ok(()),
         never = serve(&node, &addresses, server) => match never {},
         never = ask(upstreams, &forwarder) => match never {},
     }
 }
 
-/// Keeps the names as the objects say.
-async fn follow(mut feed: impl Feed, names: &Names) {
+/// Keeps the names, and what containers are told, as the objects say.
+async fn follow(mut feed: impl Feed, names: &Names, links: &Links) {
     while let Some(told) = feed.next().await {
         match told {
             Told::All(objects) => {
                 let of = |kind: &'static str| objects.iter().filter(move |object| object.kind() == kind);
                 names.sync(of("Service"), of("EndpointSlice"));
+                links.sync(&objects);
             }
-            Told::Changed(object) => names.update([&object], []),
-            Told::Gone(object) => names.update([], [&object.key()]),
+            Told::Changed(object) => {
+                names.update([&object], []);
+                links.put(&object);
+            }
+            Told::Gone(object) => {
+                let key = object.key();
+                names.update([], [&key]);
+                links.remove(&key);
+            }
         }
     }
 }

@@ -141,6 +141,7 @@ impl World {
             network,
             applets: vec![],
             nameservers: vec![],
+            links: Arc::default(),
             resolv_conf: None,
             fault: fault.map(|fault| fault.parse::<Fault>().unwrap()),
         };
