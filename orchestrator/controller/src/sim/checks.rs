@@ -11,8 +11,9 @@ use super::kernel::Kernel;
 use super::user::is_broken;
 use crate::cache::Cache;
 use crate::effect::Call;
-use crate::kinds::{CLAIMS, NAMESPACES, PODS, REPLICASETS, SERVICES, SLICES, STATEFULSETS, VOLUMES};
-use crate::{endpoints, pod};
+use crate::kinds::{CLAIMS, NAMESPACES, NODES, PODS, REPLICASETS, SERVICES, SLICES, STATEFULSETS, VOLUMES};
+use crate::toleration::{Stay, stay};
+use crate::{endpoints, node, pod};
 
 pub(super) fn broken(law: &'static str, detail: String) -> Result<(), Violation> {
     Err(Violation { law, detail })
@@ -160,10 +161,34 @@ impl Checker {
     pub fn call(&self, call: &Call, told: &Cache) -> Result<(), Violation> {
         match call {
             Call::Create { object } if object.kind() == PODS.kind => self.creation_of_pet(object, told),
-            Call::Delete { key, uid, .. } if key.resource == *PODS => self.deletion_of_pet(key, uid, told),
+            Call::Delete { key, uid, .. } if key.resource == *PODS => {
+                self.stays_who_tolerates(key, uid)?;
+                // A node that drives its pods away takes them as they come.
+                match told.get(key).filter(|pod| self.stay(pod, told) != Stay::Always) {
+                    Some(_) => Ok(()),
+                    None => self.deletion_of_pet(key, uid, told),
+                }
+            }
             Call::Delete { key, uid, .. } if key.resource == *CLAIMS => self.no_data_lost(key, uid),
             _ => Ok(()),
         }
+    }
+
+    /// How long a pod may stay where it is, by what the controllers were told of its node.
+    fn stay(&self, pod: &Object, told: &Cache) -> Stay {
+        let node = pod::node(pod).and_then(|name| told.get(&Key::new(*NODES, "", name)));
+        node.map_or(Stay::Always, |node| stay(pod, &node::taints(node)))
+    }
+
+    /// Nobody's pod that tolerates everything is deleted by controllers only when its namespace goes.
+    fn stays_who_tolerates(&self, key: &Key, uid: &str) -> Result<(), Violation> {
+        let Some(pod) = self.objects.get(key).filter(|pod| pod.uid() == uid) else { return Ok(()) };
+        let namespace = self.objects.get(&Key::new(*NAMESPACES, "", &key.namespace));
+        let is_ending = namespace.is_none_or(|it| it.is_deleting());
+        if !is_ending && pod.owner_references().is_empty() && !pod.get_array("spec.tolerations").is_empty() {
+            return broken("who tolerates a taint is not driven away", key.to_string());
+        }
+        Ok(())
     }
 
     /// Controllers delete a claim only when one of its owners is gone, or its namespace goes, or its volume is gone.
@@ -230,6 +255,15 @@ impl Checker {
             let phase = volume.get_str("status.phase").unwrap_or("");
             if !matches!((is_bound, is_kept, phase), (true, _, "Bound") | (false, true, "Released")) {
                 return broken(format!("{} is {phase}, bound {is_bound}", volume.key()));
+            }
+        }
+        for pod in self.of(&PODS).filter(|pod| pod::is_active(pod)) {
+            let node = pod::node(pod).and_then(|name| self.objects.get(&Key::new(*NODES, "", name)));
+            if let Some(node) = node
+                && (stay(pod, &node::taints(node)) != Stay::Always
+                    || node::is_down(node) && pod::is_ready(pod))
+            {
+                return broken(format!("{} stays on {}, and is taken for well", pod.key(), node.name()));
             }
         }
         for service in self.of(&SERVICES) {

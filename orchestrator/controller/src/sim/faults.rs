@@ -27,6 +27,8 @@ pub struct Faults {
     pub agent: u32,
     /// A container exits by itself.
     pub exit: u32,
+    /// A process does not die when it is told to, for a while.
+    pub unkillable: u32,
 }
 
 impl Faults {
@@ -47,6 +49,7 @@ impl Faults {
             relist: rate(10),
             agent: rate(20),
             exit: rate(20),
+            unkillable: rate(30),
         }
     }
 }

@@ -13,6 +13,8 @@ pub struct Process {
     pub key: Key,
     /// Its node.
     pub node: usize,
+    /// The node's agent that started it, counted.
+    pub agent: u64,
     /// Volumes it has open.
     pub volumes: Vec<String>,
     /// When it becomes ready; never, for a broken image.
@@ -27,6 +29,8 @@ pub struct Kernel {
     pods: BTreeMap<String, Process>,
     /// Volume to the uid of the claim whose data it holds.
     data: BTreeMap<String, String>,
+    /// The last agent of each node that was fenced.
+    fenced: BTreeMap<usize, u64>,
 }
 
 impl Kernel {
@@ -43,6 +47,29 @@ impl Kernel {
     /// All of them.
     pub fn all(&self) -> impl Iterator<Item = (&String, &Process)> {
         self.pods.iter()
+    }
+
+    /// Time passes: what was to die has died, whoever looks.
+    pub fn advance(&mut self, now: i64) {
+        self.pods.retain(|_, process| process.dead_at.is_none_or(|at| at > now));
+    }
+
+    /// The pods, by uid, that run on a node.
+    pub fn on(&self, node: usize) -> Vec<String> {
+        let here = self.pods.iter().filter(|(_, process)| process.node == node);
+        here.map(|(uid, _)| uid.clone()).collect()
+    }
+
+    /// From now on nothing starts on a node that this agent of it, or one before, wants started.
+    pub fn fence(&mut self, node: usize, agent: u64) {
+        self.fenced.insert(node, agent);
+    }
+
+    /// What does not die does so by then.
+    pub fn release_the_unkillable(&mut self, by: i64) {
+        for at in self.pods.values_mut().filter_map(|process| process.dead_at.as_mut()) {
+            *at = (*at).min(by);
+        }
     }
 
     /// Whether something runs under that name.
@@ -67,6 +94,12 @@ impl Kernel {
             return Err(Violation {
                 law: "an identity runs at most once",
                 detail: format!("{} starts as {uid} while {other} runs", process.key),
+            });
+        }
+        if self.fenced.get(&process.node).is_some_and(|agent| process.agent <= *agent) {
+            return Err(Violation {
+                law: "nothing starts on a fenced node before its agent is new",
+                detail: format!("{} starts as {uid} on node-{}", process.key, process.node),
             });
         }
         for (volume, claim) in claims {

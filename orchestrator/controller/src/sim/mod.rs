@@ -19,6 +19,7 @@ mod agent;
 mod checks;
 mod faults;
 mod kernel;
+mod machine;
 mod mutant;
 mod pets;
 mod user;

@@ -4,7 +4,7 @@ use api::{Object, Part};
 use serde_json::json;
 
 use crate::effect::Call;
-use crate::kinds::{STATEFULSETS, VOLUMES};
+use crate::kinds::{PODS, STATEFULSETS, VOLUMES};
 
 /// One broken part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,11 +35,25 @@ pub enum Mutant {
     Unfenced,
     /// Agents that start pods of other nodes, too.
     Everywhere,
+    /// A fence that does not look whether anything still runs, nor kills it.
+    Blind,
+    /// A fence that lets claims go before it kills.
+    Early,
+    /// A fence that leaves the agent alive.
+    Immortal,
+    /// Controllers that remove pods of nodes that are down without a fence.
+    Forceful,
+    /// Controllers whose fences do nothing.
+    Helpless,
+    /// Controllers that drive pods away that tolerate what is the matter with their node.
+    Intolerant,
+    /// Agents that take whoever holds a claim on another node for dead.
+    Presuming,
 }
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Mutant; 13] = [
+    pub const ALL: [Mutant; 20] = [
         Mutant::Impatient,
         Mutant::Unordered,
         Mutant::Greedy,
@@ -53,6 +67,13 @@ impl Mutant {
         Mutant::Restless,
         Mutant::Unfenced,
         Mutant::Everywhere,
+        Mutant::Blind,
+        Mutant::Early,
+        Mutant::Immortal,
+        Mutant::Forceful,
+        Mutant::Helpless,
+        Mutant::Intolerant,
+        Mutant::Presuming,
     ];
 
     /// What broken controllers take an object for.
@@ -70,6 +91,7 @@ impl Mutant {
             Mutant::Forward if object.annotation(api::RESERVED_ORDINALS).is_some() => {
                 object.set("metadata.annotations", json!({}));
             }
+            Mutant::Intolerant if object.kind() == PODS.kind => object.remove("spec.tolerations"),
             Mutant::Scavenger
                 if object.kind() == VOLUMES.kind && object.get_str("status.phase") == Some("Released") =>
             {

@@ -6,7 +6,7 @@ use registry::{DeleteOptions, PatchKind, Propagation, WriteOptions};
 use serde_json::{Value, json};
 use store::Store;
 
-use super::agent::{NODES, node_name, outcome};
+use super::agent::outcome;
 use super::now;
 use super::world::World;
 use crate::kinds::{CLAIMS, NODES as NODE_KIND, PODS, REPLICASETS, SERVICES, STATEFULSETS};
@@ -19,10 +19,14 @@ const NAMESPACES: [&str; 2] = ["default", "shop"];
 impl World {
     /// What is there from the start.
     pub fn set_up(&mut self) {
-        for node in 0..NODES {
-            let name = node_name(node);
+        for node in 0..self.nodes {
+            let name = self.node_name(node);
+            let mut labels = json!({"kubernetes.io/hostname": name});
+            if node > 0 {
+                labels[api::node::MANAGED_LABEL] = "true".into();
+            }
             self.create(json!({
-                "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+                "apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels},
                 "spec": {"podCIDR": format!("10.{}.0.0/26", node + 1)},
             }));
             let status = json!({"conditions": [{"type": "Ready", "status": "True"}],
@@ -35,7 +39,7 @@ impl World {
                 "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
                 "metadata": {"name": name,
                     "annotations": {"storageclass.kubernetes.io/is-default-class": default}},
-                "provisioner": "podyard.io/host", "reclaimPolicy": reclaim,
+                "provisioner": "podyard.io/host", "reclaimPolicy": reclaim, "allowVolumeExpansion": true,
             }));
         }
         self.create(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACES[1]}}));
@@ -51,8 +55,8 @@ impl World {
         let namespace = NAMESPACES[usize::from(self.rng.random_ratio(1, 3))];
         let cattle = Key::new(*REPLICASETS, namespace, "cattle");
         let pets = Key::new(*STATEFULSETS, namespace, "pets");
-        match self.rng.random_range(0..30) {
-            24.. => self.act_on_pets(&pets),
+        match self.rng.random_range(0..40) {
+            34.. => self.act_on_pets(&pets),
             0..=3 => {
                 let replicas = self.rng.random_range(0..7);
                 self.patch(&cattle, json!({"spec": {"replicas": replicas}}), Part::Main);
@@ -97,9 +101,17 @@ impl World {
             21 => self.apply_stray(namespace),
             22 => {
                 let is_cordoned = self.rng.random_bool(0.3);
-                let key = Key::new(*NODE_KIND, "", node_name(self.rng.random_range(0..NODES)));
-                self.patch(&key, json!({"spec": {"unschedulable": is_cordoned}}), Part::Main);
+                let node = self.rng.random_range(0..self.nodes);
+                self.patch(&self.node_key(node), json!({"spec": {"unschedulable": is_cordoned}}), Part::Main);
             }
+            23..=27 => self.act_on_machine(),
+            28..=30 => {
+                if let Some(claim) = self.some(&CLAIMS) {
+                    self.apply_guest(&claim);
+                }
+            }
+            31 => self.apply_hermit(namespace),
+            32 => self.taint_some_node(),
             _ => {
                 let key = Key::new(*SERVICES, namespace, "front");
                 let selector = if self.rng.random_bool(0.5) { "cattle" } else { "pets" };
@@ -118,15 +130,17 @@ impl World {
             }
             self.mend_pets(&Key::new(*STATEFULSETS, namespace, "pets"));
         }
-        for node in 0..NODES {
-            let key = Key::new(*NODE_KIND, "", node_name(node));
-            self.patch(&key, json!({"spec": {"unschedulable": false}}), Part::Main);
+        for node in 0..self.nodes {
+            self.patch(&self.node_key(node), json!({"spec": {"unschedulable": false}}), Part::Main);
+            self.taint(node, false);
         }
         // A ReplicaSet's new template is for new pods, and strays are nobody's: broken ones go by hand.
         let (_, records) = self.registry.store().list(*PODS, None);
         for pod in records.iter().map(store::Record::object) {
             let owner = pod.controller_owner().map(|owner| owner.kind);
-            if owner.is_none_or(|kind| kind != STATEFULSETS.kind) && is_broken(&pod) {
+            // A guest has the claim that a pet waits for.
+            let is_guest = pod.name().starts_with("guest");
+            if is_guest || owner.is_none_or(|kind| kind != STATEFULSETS.kind) && is_broken(&pod) {
                 self.delete(&pod.key(), None);
             }
         }
@@ -196,6 +210,45 @@ impl World {
             "metadata": {"name": name, "namespace": namespace, "labels": {"app": "cattle"}},
             "spec": template["spec"],
         }));
+    }
+
+    /// A pod by hand that wants a claim that is a pet's.
+    pub(super) fn apply_guest(&mut self, claim: &Key) {
+        let mut spec = template("guest", IMAGES[0])["spec"].clone();
+        spec["volumes"] = json!([{"name": "v", "persistentVolumeClaim": {"claimName": claim.name}}]);
+        self.create(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": format!("guest-of-{}", claim.name), "namespace": claim.namespace}, "spec": spec,
+        }));
+    }
+
+    /// A pod by hand that stays where it is, whatever happens.
+    fn apply_hermit(&mut self, namespace: &str) {
+        let mut spec = template("hermit", IMAGES[0])["spec"].clone();
+        spec["tolerations"] = json!([{"operator": "Exists", "effect": "NoExecute"}]);
+        self.create(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "hermit", "namespace": namespace}, "spec": spec,
+        }));
+    }
+
+    /// Everybody leaves a node, or may come back.
+    fn taint_some_node(&mut self) {
+        let (node, is_tainted) = (self.rng.random_range(0..self.nodes), self.rng.random_bool(0.5));
+        self.taint(node, is_tainted);
+    }
+
+    fn taint(&mut self, node: usize, is_tainted: bool) {
+        let key = self.node_key(node);
+        let Ok(object) = self.registry.get(&key) else { return };
+        let mut taints = object.get_array("spec.taints").to_vec();
+        taints.retain(|taint| taint["key"] != "mine");
+        if is_tainted {
+            taints.push(json!({"key": "mine", "effect": "NoExecute"}));
+        }
+        if taints != object.get_array("spec.taints") {
+            self.patch(&key, json!({"spec": {"taints": taints}}), Part::Main);
+        }
     }
 
     fn delete_some_pod(&mut self) {

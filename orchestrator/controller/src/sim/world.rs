@@ -12,22 +12,24 @@ use rand::{Rng, SeedableRng};
 use registry::{Config, Registry};
 use store::{EventKind, Memory, Scope, Store, Watch};
 
-use super::agent::{NODES, outcome};
+use super::agent::outcome;
 use super::checks::Checker;
 use super::faults::{Faults, happens, misreading, refusal};
 use super::kernel::Kernel;
+use super::machine::{Machine, NODES_MAX, Phase};
 use super::mutant::Mutant;
 use super::{Outcome, Violation, now};
 use crate::controllers::Controllers;
 use crate::driver::perform;
 use crate::effect::{Call, Effect, Input};
+use crate::pod;
 
 /// When people stop and faults end, in virtual milliseconds.
 const FAULTS_END: i64 = 60_000;
 /// By when all must be quiet after that.
 const QUIET_BY: i64 = FAULTS_END + 30 * 60_000;
-/// Most events of a world; a world that needs more never rests. Healthy ones need at most 3,800.
-const EVENTS_MAX: u64 = 6_000;
+/// Most events of a world; a world that needs more never rests. Healthy ones need at most some 10,000.
+const EVENTS_MAX: u64 = 16_000;
 /// Start of time, in seconds.
 const EPOCH: i64 = 1_700_000_000;
 
@@ -50,6 +52,10 @@ pub enum Event {
     Start,
     /// An agent looks around.
     Agent(usize),
+    /// The daemon looks at a node.
+    Manage(usize),
+    /// A fence of a node takes its next step.
+    Fence(usize, Phase),
     /// Somebody changes something.
     User,
     /// Nothing goes wrong any more.
@@ -64,7 +70,9 @@ pub struct World {
     pub(super) kernel: Kernel,
     pub(super) faults: Faults,
     pub(super) mutant: Option<Mutant>,
-    pub(super) agents_down_until: [i64; NODES],
+    /// How many nodes there are.
+    pub(super) nodes: usize,
+    pub(super) machines: Vec<Machine>,
     seed: u64,
     clock: Arc<AtomicI64>,
     queue: BTreeMap<(i64, u64), Event>,
@@ -100,11 +108,14 @@ impl World {
         };
         let registry = now(Registry::open(Memory::new(), config)).unwrap_or_else(|error| panic!("{error}"));
         let faults = Faults::draw(&mut rng);
+        // One in eight has no other node to go to.
+        let nodes = if rng.random_ratio(1, 8) { 1 } else { rng.random_range(2..=NODES_MAX) };
         let mut world = World {
             time: 0,
             kernel: Kernel::default(),
             mutant,
-            agents_down_until: [0; NODES],
+            nodes,
+            machines: vec![Machine { agent: 1, ..Machine::default() }; nodes],
             seed,
             clock,
             queue: BTreeMap::new(),
@@ -124,7 +135,7 @@ impl World {
             registry,
             faults,
         };
-        world.say(format_args!("seed {seed}, mutant {mutant:?}, {:?}", world.faults.clone()));
+        world.say(format_args!("seed {seed}, {nodes} nodes, mutant {mutant:?}, {:?}", world.faults.clone()));
         world
     }
 
@@ -151,6 +162,7 @@ impl World {
             }
             self.time = time;
             self.clock.store(time, Ordering::Relaxed);
+            self.kernel.advance(time);
             if let Err(violation) = self.happen(event) {
                 break Err(violation);
             }
@@ -196,15 +208,17 @@ impl World {
                 self.agent_alarms.remove(&(self.time, node));
                 self.agent(node)?;
             }
+            Event::Manage(node) => self.manage(node),
+            Event::Fence(node, phase) => self.fence(node, phase),
             Event::User => self.act(),
             Event::Mend => {
                 self.say(format_args!("the faults end"));
                 self.faults = Faults::default();
-                self.agents_down_until = [0; NODES];
                 self.mend();
+                self.mend_machines();
                 self.checker.step(&self.kernel, &view)?;
                 self.relist()?;
-                (0..NODES).for_each(|node| self.alarm(self.time, node));
+                (0..self.nodes).for_each(|node| self.alarm(self.time, node));
             }
         }
         self.checker.step(&self.kernel, &view)?;
@@ -221,7 +235,7 @@ impl World {
             let at = self.time + self.rng.random_range(1..30);
             self.schedule(at, Event::Tell);
         }
-        for node in 0..NODES {
+        for node in 0..self.nodes {
             // One that looks soon anyway need not be called.
             let soon = (self.time, 0)..(self.time + 50, 0);
             if !self.agent_alarms.range(soon).any(|(_, it)| *it == node) {
@@ -235,6 +249,8 @@ impl World {
     fn start(&mut self) -> Result<(), Violation> {
         self.life += 1;
         self.controllers = Some(Controllers::new());
+        self.forget_fences();
+        (0..self.nodes).for_each(|node| self.schedule(self.time, Event::Manage(node)));
         self.relist()
     }
 
@@ -385,6 +401,7 @@ impl World {
             self.say(format_args!("the controllers crash"));
             self.controllers = None;
             self.watch = None;
+            self.forget_fences();
             let back = self.time + self.rng.random_range(10..5_000);
             self.schedule(back, Event::Start);
         }
@@ -394,12 +411,21 @@ impl World {
     /// A call reaches the registry, or does not.
     fn make(&mut self, life: u64, id: u64, call: Call) {
         // What a dead process had asked for may have been on its way, or not.
-        if (life != self.life || self.controllers.is_none()) && self.rng.random_bool(0.5) {
+        let is_dead = life != self.life || self.controllers.is_none();
+        if is_dead && (matches!(call, Call::Fence { .. }) || self.rng.random_bool(0.5)) {
             return;
+        }
+        if self.mutant == Some(Mutant::Helpless) && matches!(call, Call::Fence { .. }) {
+            return self.answer(life, id, Ok(None));
         }
         let text = call.to_string();
         let result = if happens(&mut self.rng, self.faults.refused) {
             Err(refusal(&mut self.rng))
+        } else if let Call::Fence { node, uid } = &call {
+            match self.begin_fence(life, id, node, uid) {
+                Some(result) => result,
+                None => return self.say(format_args!("{text}: begins")),
+            }
         } else {
             let result = self.perform(call);
             match result {
@@ -408,12 +434,33 @@ impl World {
             }
         };
         self.say(format_args!("{text}: {}", outcome(&result)));
+        self.answer(life, id, result);
+    }
+
+    /// An answer is on its way.
+    pub(super) fn answer(&mut self, life: u64, id: u64, result: Result<Option<Object>, Error>) {
         let at = self.time + self.rng.random_range(0..50);
         self.schedule(at, Event::Answer { life, id, result });
     }
 
+    /// Whether the daemon's process is there: controllers and node manager in one.
+    pub(super) fn is_daemon_up(&self) -> bool {
+        self.controllers.is_some()
+    }
+
+    /// Counts the daemon's processes.
+    pub(super) fn life(&self) -> u64 {
+        self.life
+    }
+
     fn perform(&mut self, call: Call) -> Result<Option<Object>, Error> {
-        if let (Some(Mutant::Impatient), Call::Delete { key, uid, .. }) = (self.mutant, &call) {
+        let is_hurried = match (self.mutant, &call) {
+            (Some(Mutant::Impatient), Call::Delete { .. }) => true,
+            // Takes what is on a node that is down for gone.
+            (Some(Mutant::Forceful), Call::Delete { key, .. }) => self.is_on_node_that_is_down(key),
+            _ => false,
+        };
+        if let (true, Call::Delete { key, uid, .. }) = (is_hurried, &call) {
             let options = registry::DeleteOptions {
                 grace_period_secs: Some(0),
                 uid: Some(uid.clone()),
@@ -431,6 +478,12 @@ impl World {
             assert!(!is_bug || self.mutant.is_some(), "seed {}: {error}", self.seed);
         }
         result
+    }
+
+    fn is_on_node_that_is_down(&self, pod: &api::Key) -> bool {
+        let Ok(pod) = self.registry.get(pod) else { return false };
+        let node = pod::node(&pod).map(|node| api::Key::new(*crate::kinds::NODES, "", node));
+        node.and_then(|node| self.registry.get(&node).ok()).is_some_and(|node| crate::node::is_down(&node))
     }
 
     /// Adds an event, after all others of its time.
