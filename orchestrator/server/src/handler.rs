@@ -18,6 +18,7 @@ use crate::node_paths::{self, answer, not_allowed};
 use crate::query::Query;
 use crate::respond::{Body, error_response, full, json_response, parse_json, read_body, text_response};
 use crate::route::{Route, Yard};
+use crate::volumes::VolumesApi;
 use crate::{exec, objects, plan, watch};
 
 /// What answers requests, whatever they came by.
@@ -35,6 +36,7 @@ pub struct Server<S> {
     pub(crate) registry: Arc<Registry<S>>,
     pub(crate) node: Arc<dyn NodeApi>,
     door: Option<Arc<dyn Door>>,
+    volumes: Option<Arc<dyn VolumesApi>>,
 }
 
 /// How an answer is to be written.
@@ -87,13 +89,19 @@ pub(crate) fn refused(method: &Method, path: &str, refusal: &Error) -> Response<
 impl<S: Store> Server<S> {
     /// A server over a registry and a node.
     pub fn new(registry: Arc<Registry<S>>, node: Arc<dyn NodeApi>) -> Server<S> {
-        Server { registry, node, door: None }
+        Server { registry, node, door: None, volumes: None }
     }
 
     /// The same, for nodes too: their heartbeats go to `door`.
     #[must_use]
     pub fn with_door(self, door: Arc<dyn Door>) -> Server<S> {
         Server { door: Some(door), ..self }
+    }
+
+    /// The same, with volumes: what is asked of them goes to `volumes`.
+    #[must_use]
+    pub fn with_volumes(self, volumes: Arc<dyn VolumesApi>) -> Server<S> {
+        Server { volumes: Some(volumes), ..self }
     }
 
     async fn dispatch(&self, route: Route, mut request: Request<Bytes>) -> Result<Response<Body>, Error> {
@@ -175,6 +183,16 @@ impl<S: Store> Server<S> {
                 let manifests = parse_json(request.body())?;
                 answer(&plan::plan(&self.registry, self.node.as_ref(), manifests).await?)
             }
+            (Yard::Volumes(part), method) => {
+                let volumes = self.volumes.as_ref().ok_or_else(no_such_path)?;
+                match (part.as_deref(), method) {
+                    (None, "GET") => answer(&volumes.list().await?),
+                    (Some("undelete"), "POST") => answer(&volumes.undelete(wish(request)?).await?),
+                    (Some("empty"), "POST") => answer(&volumes.empty(wish(request)?).await?),
+                    (None | Some("undelete" | "empty"), method) => Err(not_allowed(method)),
+                    _ => Err(no_such_path()),
+                }
+            }
             (Yard::Heartbeat(node), "POST") => {
                 let door = self.door.as_ref().ok_or_else(no_such_path)?;
                 door.heartbeat(&node);
@@ -246,6 +264,11 @@ fn discovered(version: &str, list: &Value) -> Response<Body> {
 
 fn found(document: Option<Value>) -> Result<Response<Body>, Error> {
     document.map(|document| ok(&document)).ok_or_else(no_such_path)
+}
+
+fn wish<T: serde::de::DeserializeOwned>(request: &Request<Bytes>) -> Result<T, Error> {
+    serde_json::from_value(parse_json(request.body())?)
+        .map_err(|error| Error::bad_request(format!("the request's body: {error}")))
 }
 
 fn written(part: &str) -> Part {

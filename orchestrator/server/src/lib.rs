@@ -33,6 +33,7 @@ mod query;
 mod respond;
 mod route;
 mod tcp;
+pub mod volumes;
 mod watch;
 pub mod yard;
 

@@ -68,6 +68,8 @@ pub enum Yard {
     Plan,
     /// `pod-plan`: of one admitted pod, asked of its node
     PodPlan,
+    /// `volumes`, and what is done to them: `volumes/{undelete|empty}`
+    Volumes(Option<String>),
     /// `nodes/{node}/heartbeat`
     Heartbeat(String),
 }
@@ -143,6 +145,8 @@ fn yard(rest: &[&str]) -> Option<Yard> {
         ["namespaces"] => Some(Yard::Namespaces),
         ["services"] => Some(Yard::Services),
         ["plan"] => Some(Yard::Plan),
+        ["volumes"] => Some(Yard::Volumes(None)),
+        ["volumes", part] => Some(Yard::Volumes(Some((*part).to_string()))),
         ["pod-plan"] => Some(Yard::PodPlan),
         ["nodes", node, "heartbeat"] => Some(Yard::Heartbeat((*node).to_string())),
         ["trace", namespace, pod] => Some(Yard::Trace((*namespace).to_string(), (*pod).to_string())),

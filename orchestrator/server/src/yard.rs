@@ -7,6 +7,7 @@
 //! | `services` | GET, `?node=` for another than the first | [`ServiceMap`] |
 //! | `trace/{ns}/{pod}` | GET | [`Trace`] |
 //! | `step/{ns}/{pod}` | GET waits, POST `?action=next\|run` releases | [`StepState`] |
+//! | `volumes…` | | see [`crate::volumes`] |
 //! | `plan` | POST a list of objects | [`Plan`] |
 //! | `pod-plan` | POST an admitted pod | [`PodPlan`] |
 //! | `nodes/{node}/heartbeat` | POST | `ok` |

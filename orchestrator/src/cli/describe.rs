@@ -68,8 +68,14 @@ async fn page(context: &Context, object: &Object) -> Result<String, Error> {
         }
         _ => Vec::new(),
     };
-    let related =
-        Related { events: &events, pods: &pods, endpoint_slices: &endpoint_slices, now: context.now() };
+    let volume = volume(context, object).await;
+    let related = Related {
+        events: &events,
+        pods: &pods,
+        endpoint_slices: &endpoint_slices,
+        volume: volume.as_ref(),
+        now: context.now(),
+    };
     Ok(describe(object, &related))
 }
 
@@ -97,6 +103,12 @@ async fn pods(context: &Context, object: &Object) -> Result<Vec<Object>, Error> 
         }
         _ => Ok(Vec::new()),
     }
+}
+
+/// The volume that a claim is bound to. One that is gone or not yet there is simply not shown.
+async fn volume(context: &Context, object: &Object) -> Option<Object> {
+    let name = object.get_str("spec.volumeName").filter(|_| object.kind() == "PersistentVolumeClaim")?;
+    context.client.get(&api::Key::core("persistentvolumes", "", name)).await.ok()
 }
 
 fn all() -> ListOptions {

@@ -35,6 +35,7 @@ mod target;
 mod trace;
 mod up;
 mod version;
+mod volume;
 mod wait;
 mod yaml;
 
@@ -127,6 +128,8 @@ enum Verb {
     Version(version::Args),
     /// Make further nodes; cut them off, kill, heal and remove them
     Node(node::Args),
+    /// Look at the data behind claims, and take back what was deleted
+    Volume(volume::Args),
     /// Look at namespaces and go into them
     Ns(ns::Args),
     /// Show each step taken for a pod: kernel effect, microseconds
@@ -202,6 +205,7 @@ fn dispatch(cli: Cli) -> Outcome {
             Verb::Demo(args) => demo::run(args).await,
             Verb::Version(args) => version::run(&context, args).await,
             Verb::Node(args) => node::run(&context, args).await,
+            Verb::Volume(args) => volume::run(&context, args).await,
             Verb::Ns(args) => ns::run(&context, args).await,
             Verb::Trace(args) => trace::run(&context, args).await,
             Verb::Plan(args) => plan::run(&context, args).await,
@@ -265,6 +269,11 @@ mod tests {
             "podyard node heal n1 --timeout=5s",
             "podyard node kill n1 n2",
             "podyard node rm n1 --force",
+            "podyard volume ls -o json",
+            "podyard volume trash",
+            "podyard volume undelete default/data-web-0 --claim other",
+            "podyard volume empty pvc-1 pvc-2 --wait=false",
+            "podyard volume empty --all",
             "podyard ns ls",
             "podyard ns map",
             "podyard ns enter web-0/app --net --pid -- ip addr",
@@ -275,7 +284,7 @@ mod tests {
             "podyard doctor -o json",
             "podyard purge --yes",
             "podyard agent --node n1 --pod-cidr 10.244.1.0/24 --api 10.244.0.1:6443 --token-file /t --name x --isolated",
-            "podyard up --isolated --name x --data-dir /d --run-dir /r --log-dir /l --socket /s",
+            "podyard up --trash-grace 7d --isolated --name x --data-dir /d --run-dir /r --log-dir /l --socket /s",
         ];
         for line in lines {
             if let Err(error) = Cli::try_parse_from(line.split(' ')) {

@@ -25,6 +25,9 @@ pub struct Args {
     /// How long a further node may be silent before it counts as unreachable and its pods move
     #[arg(long, value_name = "TIME", default_value = "4s", value_parser = super::wait::duration)]
     node_grace_period: Duration,
+    /// How long the data of deleted claims can be taken back, as 30m, 24h, 7d
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = grace)]
+    trash_grace: Duration,
     /// Virtual addresses of services
     #[arg(long, value_name = "CIDR")]
     service_cidr: Option<Cidr>,
@@ -96,6 +99,10 @@ impl Place {
     }
 }
 
+fn grace(text: &str) -> Result<Duration, String> {
+    api::storage::duration(text).ok_or_else(|| "must be a duration such as 0s, 30m, 24h, 7d".into())
+}
+
 pub fn run(globals: &Globals, args: Args) -> Outcome {
     let mut yard = args.place.yard(globals)?;
     if let Some(cidr) = args.pod_cidr {
@@ -119,8 +126,11 @@ pub fn run(globals: &Globals, args: Args) -> Outcome {
         );
         return Err(Error::Usage(text));
     }
-    let options =
-        crate::daemon::Options { node_grace_period: args.node_grace_period, nameservers: args.nameservers };
+    let options = crate::daemon::Options {
+        node_grace_period: args.node_grace_period,
+        nameservers: args.nameservers,
+        trash_grace: args.trash_grace,
+    };
     crate::daemon::run(yard, options).map_err(Error::Daemon)?;
     Ok(0)
 }

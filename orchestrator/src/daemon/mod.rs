@@ -30,8 +30,8 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
-/// How long deleted volumes are kept.
-const TRASH_GRACE_SECS: u64 = 24 * 3600;
+/// How long deleted volumes are kept, unless told otherwise.
+const TRASH_GRACE: Duration = Duration::from_secs(24 * 3600);
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -42,11 +42,13 @@ pub struct Options {
     pub node_grace_period: Duration,
     /// Whom to ask about names that are not the cluster's; empty: whom the host asks.
     pub nameservers: Vec<SocketAddr>,
+    /// How long the data of deleted claims stays in the trash, unless their class says otherwise.
+    pub trash_grace: Duration,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { node_grace_period: nodes::GRACE_PERIOD, nameservers: Vec::new() }
+        Options { node_grace_period: nodes::GRACE_PERIOD, nameservers: Vec::new(), trash_grace: TRASH_GRACE }
     }
 }
 
@@ -112,7 +114,7 @@ async fn serve(yard: Yard, options: Options) -> Result<(), Failure> {
         Arc::clone(&registry),
         Arc::clone(&upstream) as Arc<dyn Upstream>,
         rootfs::Volumes::new(yard.volumes_dir()),
-        std::time::Duration::from_secs(TRASH_GRACE_SECS),
+        options.trash_grace,
     );
     let local =
         local::LocalNode { agent: Arc::clone(&agent), proxy: Arc::clone(&proxy), info: local::info(&yard) };
@@ -128,7 +130,8 @@ async fn serve(yard: Yard, options: Options) -> Result<(), Failure> {
         fabric: Arc::clone(&fabric),
     };
     let server = server::Server::new(Arc::clone(&registry), Arc::new(everywhere));
-    let server = Arc::new(server.with_door(Arc::clone(&fabric) as Arc<dyn server::Door>));
+    let server = server.with_door(Arc::clone(&fabric) as Arc<dyn server::Door>);
+    let server = Arc::new(server.with_volumes(Arc::clone(&keeper) as Arc<dyn server::volumes::VolumesApi>));
     let listener = server::listen(&yard.socket)?;
     let mut term = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -16,6 +16,8 @@
 mod empty;
 mod mark;
 mod mount;
+#[cfg(test)]
+mod power_cut;
 mod record;
 mod trash;
 

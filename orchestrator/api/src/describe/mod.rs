@@ -26,6 +26,8 @@ pub struct Related<'a> {
     pub pods: &'a [Object],
     /// Endpoint slices of a service (by label `kubernetes.io/service-name`).
     pub endpoint_slices: &'a [Object],
+    /// The volume of a claim.
+    pub volume: Option<&'a Object>,
     /// For ages.
     pub now: Timestamp,
 }
@@ -33,7 +35,7 @@ pub struct Related<'a> {
 impl Related<'_> {
     /// Nothing belongs to it.
     pub fn none(now: Timestamp) -> Related<'static> {
-        Related { events: &[], pods: &[], endpoint_slices: &[], now }
+        Related { events: &[], pods: &[], endpoint_slices: &[], volume: None, now }
     }
 }
 

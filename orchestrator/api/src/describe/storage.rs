@@ -20,6 +20,11 @@ pub(super) fn claim(claim: &Object, related: &Related<'_>, lines: &mut Lines) {
     let modes = if bound { access_modes(claim, "status.accessModes") } else { String::new() };
     lines.pair(0, "Access Modes", modes);
     lines.pair(0, "VolumeMode", text(claim, "spec.volumeMode"));
+    if let Some(enforcement) =
+        related.volume.and_then(|it| it.annotation(crate::storage::ENFORCEMENT_ANNOTATION))
+    {
+        lines.pair(0, "Size enforced by", enforcement);
+    }
     let uses = |pod: &&Object| {
         let volumes = pod.get_array("spec.volumes").iter();
         volumes.map(|v| &v["persistentVolumeClaim"]["claimName"]).any(|name| name == claim.name())

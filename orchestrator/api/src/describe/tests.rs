@@ -2,7 +2,13 @@ use super::*;
 use serde_json::json;
 
 fn related<'a>(events: &'a [Object], pods: &'a [Object], slices: &'a [Object]) -> Related<'a> {
-    Related { events, pods, endpoint_slices: slices, now: "2026-01-01T00:01:00Z".parse().unwrap() }
+    Related {
+        events,
+        pods,
+        endpoint_slices: slices,
+        volume: None,
+        now: "2026-01-01T00:01:00Z".parse().unwrap(),
+    }
 }
 
 fn pod() -> Object {

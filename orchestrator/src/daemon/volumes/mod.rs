@@ -10,6 +10,7 @@
 //! host-wide, so one task of the daemon does this for all nodes. Nothing is written when nothing changes, and it sleeps
 //! until the next volume in the trash expires.
 
+mod door;
 mod plan;
 
 use crate::node_parts::feed::{Feed, Told};
@@ -19,11 +20,11 @@ use node::host::{Event, Upstream};
 use node::volumes::{DRIVER, handle, wish};
 use plan::{FINALIZER, Work};
 use registry::{Registry, WriteOptions};
-use rootfs::volume::{Backing, Deletion, Volume};
+use rootfs::volume::{Backing, Deletion, Progress, Volume};
 use rootfs::{Claim, Volumes};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use store::Store;
 use tokio::time::Instant;
@@ -44,6 +45,10 @@ pub(super) struct Keeper<S> {
     volumes: Volumes,
     /// How long deleted data is kept, unless its class says otherwise.
     grace: Duration,
+    /// How far the deletion that is under way has come.
+    deleting: Arc<Mutex<Option<Progress>>>,
+    /// Held by the thread that deletes.
+    reaper: Arc<Mutex<()>>,
 }
 
 /// What is still to be looked at.
@@ -74,7 +79,14 @@ impl<S: Store> Keeper<S> {
         volumes: Volumes,
         grace: Duration,
     ) -> Arc<Keeper<S>> {
-        Arc::new(Keeper { registry, upstream, volumes, grace })
+        Arc::new(Keeper {
+            registry,
+            upstream,
+            volumes,
+            grace,
+            deleting: Arc::default(),
+            reaper: Arc::default(),
+        })
     }
 
     /// Runs until the feed ends.
@@ -345,13 +357,25 @@ impl<S: Store> Keeper<S> {
     /// Deletes what was given up, on a thread of its own.
     fn reap(&self) {
         let trash = self.volumes.trash();
-        tokio::task::spawn_blocking(move || match trash.reap(&mut |_| ()) {
-            Ok(progress) if progress.entries == 0 => {}
-            Ok(progress) => {
-                info!(entries = progress.entries, bytes = progress.bytes, "the trash was emptied")
+        let (deleting, reaper) = (Arc::clone(&self.deleting), Arc::clone(&self.reaper));
+        *locked(&deleting) = Some(Progress::default());
+        tokio::task::spawn_blocking(move || {
+            // One after the other: the later one finds what came meanwhile.
+            let _alone = locked(&reaper);
+            let outcome = trash.reap(&mut |progress| *locked(&deleting) = Some(progress));
+            *locked(&deleting) = None;
+            match outcome {
+                Ok(progress) if progress.entries == 0 => {}
+                Ok(progress) => {
+                    info!(entries = progress.entries, bytes = progress.bytes, "the trash was emptied");
+                }
+                Err(error) => warn!(error = %error.chain(), "empty the trash"),
             }
-            Err(error) => warn!(error = %error.chain(), "empty the trash"),
         });
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        *locked(&self.deleting)
     }
 
     fn tell(&self, about: &Object, normal: bool, reason: &'static str, message: String) {
@@ -384,6 +408,11 @@ impl<S: Store> Keeper<S> {
         }
         Err(Error::new(Kind::Conflict, format!("update {key}: others were always faster")))
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change is whole before the lock is released.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Notes which volumes are to be looked at.
