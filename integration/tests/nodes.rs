@@ -4,8 +4,9 @@ use integration::harness::{Yard, first_status, is_ready, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_podyard-under-test");
 
@@ -107,15 +108,16 @@ fn agent_pid(yard: &Yard, node: &str) -> i32 {
     i32::try_from(name["pid"].as_i64().expect("a pid")).expect("a pid")
 }
 
+/// A node's cgroup, in the hierarchy by which it is killed.
+fn cgroup(yard: &Yard, node: &str) -> PathBuf {
+    let roots = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+    let beneath = |root: &str| PathBuf::from(format!("{root}/podyard-{}/nodes/{node}", yard.name()));
+    roots.map(beneath).into_iter().find(|path| path.exists()).unwrap_or_default()
+}
+
 /// Live processes in a node's cgroup and beneath.
 fn processes(yard: &Yard, node: &str) -> Vec<i32> {
-    let root = PathBuf::from(format!("/sys/fs/cgroup/unified/podyard-{}/nodes/{node}", yard.name()));
-    let root = if root.exists() {
-        root
-    } else {
-        format!("/sys/fs/cgroup/podyard-{}/nodes/{node}", yard.name()).into()
-    };
-    let mut dirs = vec![root];
+    let mut dirs = vec![cgroup(yard, node)];
     let mut pids = Vec::new();
     while let Some(dir) = dirs.pop() {
         let procs = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
@@ -329,6 +331,77 @@ fn root_what_does_not_die_keeps_the_pet_where_it_is() {
     // Power comes back, and still nothing is started beside what does not die.
     drop(thaw);
     assert_moved(&yard, &old);
+}
+
+#[test]
+fn root_a_daemon_killed_in_a_fence_converges() {
+    let Some(mut yard) = cluster("nodefence") else { return };
+    pet_on_n1(&yard);
+    // At moments in and around the fence, which takes some tens of milliseconds after the kill.
+    let mut count = 3;
+    let mut nodes = ["n1", "n2"];
+    for millis in [3, 15, 30, 60] {
+        let [from, to] = nodes;
+        yard.ok(&["node", "kill", from, "--wait=false"]);
+        std::thread::sleep(Duration::from_millis(millis));
+        yard.kill_daemon();
+        yard.start_daemon();
+        yard.pod_until("counter-0", "is ready on the other node", |pod| {
+            is_ready(pod) && pod["spec"]["nodeName"] == to
+        });
+        count += 1;
+        assert_eq!(visit(&yard), count, "its data is intact");
+        assert_eq!(claim(&yard)["metadata"]["annotations"]["podyard.io/holder-node"], to);
+        assert_eq!(processes(&yard, from), [] as [i32; 0]);
+        yard.ok(&["node", "heal", from]);
+        nodes = [to, from];
+    }
+}
+
+#[test]
+fn root_a_node_that_dies_wholly_is_seen_at_once_and_comes_back() {
+    let Some(yard) = cluster("nodedies") else { return };
+    let old = pet_on_n1(&yard);
+    let cgroup = cgroup(&yard, "n1");
+    std::fs::write(cgroup.join("cgroup.kill"), "1").expect("kill all of the node");
+    yard.pod_until("counter-0", "is ready on n2", |pod| {
+        is_ready(pod) && pod["spec"]["nodeName"] == "n2" && pod["metadata"]["uid"] != old["metadata"]["uid"]
+    });
+    assert_eq!(visit(&yard), 4, "its data is intact");
+    yard.apply(&server("one", "n1"));
+    yard.ready("one");
+}
+
+#[test]
+fn root_further_nodes_at_rest_write_nothing() {
+    let Some(yard) = cluster("nodeidle") else { return };
+    pet_on_n1(&yard);
+    let files = || {
+        let mut files = BTreeMap::new();
+        let mut dirs = vec![yard.data_dir(), yard.run_dir()];
+        while let Some(dir) = dirs.pop() {
+            for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+                // What a pod wrote to its volume is its own affair.
+                if entry.file_name() == "volumes" {
+                    continue;
+                }
+                let Ok(meta) = entry.metadata() else { continue };
+                if meta.is_dir() {
+                    dirs.push(entry.path());
+                }
+                files.insert(entry.path(), (meta.len(), meta.modified().ok()));
+            }
+        }
+        files
+    };
+    // Longer than two grace periods, so that every timer rings.
+    until("nothing was written for five seconds", || {
+        let before = files();
+        std::thread::sleep(Duration::from_secs(5));
+        let after = files();
+        let changed: Vec<_> = after.iter().filter(|(path, state)| before.get(*path) != Some(state)).collect();
+        if changed.is_empty() { Ok(()) } else { Err(format!("{changed:?}")) }
+    });
 }
 
 /// Thaws and removes a freezer, whatever becomes of the test.

@@ -48,6 +48,27 @@ spec:
     spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
 ";
 
+const ON_A_FURTHER_NODE: &str = "
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: far}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: far}
+spec:
+  nodeSelector: {kubernetes.io/hostname: n1}
+  volumes:
+  - {name: memory, emptyDir: {medium: Memory}}
+  - {name: data, persistentVolumeClaim: {claimName: far}}
+  containers:
+  - name: main
+    image: podyard.local/toolbox
+    command: [serve]
+    volumeMounts: [{name: memory, mountPath: /m}, {name: data, mountPath: /data}]
+";
+
 /// Runs the rest in a thread with a network namespace of its own, which stands for the host's: a yard that is
 /// not isolated changes links, routes and rules there.
 fn on_a_host_of_its_own(body: impl FnOnce() + Send + 'static) {
@@ -75,6 +96,9 @@ fn root_purge_leaves_the_host_as_it_was() {
             yard.apply(EVERYTHING);
             yard.ready_count("app=web", 2);
             yard.ready("pet-0");
+            yard.ok(&["node", "add", "n1"]);
+            yard.apply(ON_A_FURTHER_NODE);
+            yard.ready("far");
             assert!(
                 !snapshot::difference(&before, &snapshot::take(&[])).is_empty(),
                 "there is something to purge"
