@@ -190,6 +190,14 @@ fn root_pods_run_on_further_nodes() {
     for part in ["Power:", "Fabric:", "Ready", "one"] {
         assert!(page.contains(part), "{part}: {page}");
     }
+    // Whatever is written on it, the first node is not to be managed.
+    yard.apply(&server("zero", "node-0"));
+    yard.ok(&["node", "uncordon", "node-0"]);
+    let zero = yard.ready("zero");
+    let label = r#"{"metadata": {"labels": {"podyard.io/managed": "true"}}}"#;
+    yard.ok(&["patch", "node", "node-0", "--type", "merge", "-p", label]);
+    yard.ok(&["patch", "node", "node-0", "--type", "merge", "-p", &label.replace("\"true\"", "null")]);
+    assert_eq!(yard.ready("zero")["metadata"]["uid"], zero["metadata"]["uid"]);
     for verb in ["cut", "kill", "heal", "rm"] {
         let ran = yard.podyard(&["node", verb, "node-0"]);
         assert!(ran.code == 1 && ran.stderr.contains("lives in the daemon"), "{ran:?}");

@@ -33,6 +33,8 @@ use super::agent::write_private;
 
 /// How long killed processes may take to go.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Between the order to die and its first sign.
+const GRACE_OF_THE_DYING: Duration = Duration::from_millis(20);
 /// Times a claim is decided again because somebody else was faster.
 const ATTEMPTS_MAX: u32 = 8;
 
@@ -140,6 +142,37 @@ pub(super) fn kill(hierarchies: &Arc<Hierarchies>, yard: &Yard, now: &str) -> No
     Ok(killed)
 }
 
+/// Waits for processes that are on their way out; not for any that lives on. Blocks, as long as they take and up to
+/// 5 s.
+pub(super) fn await_the_dying(cgroup: &Cgroup) -> NodeResult<()> {
+    let from_runtime = node::host::from_runtime;
+    let begun = Instant::now();
+    let mut pause = GRACE_OF_THE_DYING;
+    while !cgroup.wait_empty(pause).map_err(from_runtime)? && begun.elapsed() < TIMEOUT {
+        let lives = |pid: &i32| !is_dying(*pid);
+        if cgroup.pids().map_err(from_runtime)?.iter().any(lives) {
+            break;
+        }
+        pause = TIMEOUT.saturating_sub(begun.elapsed());
+    }
+    Ok(())
+}
+
+/// Whether a process was sent SIGKILL, or has begun to exit. Source: proc_pid_status(5), `SigPnd` and `ShdPnd`;
+/// proc_pid_stat(5), flags; include/linux/sched.h, `PF_EXITING`.
+fn is_dying(pid: i32) -> bool {
+    const SIGKILL: u64 = 1 << 8;
+    const PF_EXITING: u64 = 0x4;
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
+    let (Ok(stat), Ok(status)) = (read("stat"), read("status")) else { return true };
+    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
+    let mut pending = status
+        .lines()
+        .filter_map(|line| line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:")))
+        .filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    flags.unwrap_or(0) & PF_EXITING != 0 || pending.any(|mask| mask & SIGKILL != 0)
+}
+
 /// A process in words: its pid, name and state. Source: proc_pid_stat(5).
 fn process(pid: i32) -> String {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -237,5 +270,7 @@ mod tests {
         let me = process(i32::try_from(std::process::id()).unwrap());
         assert!(me.contains("state R") || me.contains("state S"), "{me}");
         assert_eq!(process(i32::MAX), i32::MAX.to_string());
+        assert!(!is_dying(i32::try_from(std::process::id()).unwrap()));
+        assert!(is_dying(i32::MAX), "gone");
     }
 }

@@ -131,7 +131,7 @@ impl<S: Store> Nodes<S> {
             let scope = Scope { resource: Some(resource), namespace: None };
             let Ok(mut watch) = store.watch(scope, store.revision()) else { continue };
             let (_, nodes) = store.list(resource, None);
-            let listed = nodes.iter().map(store::Record::object).filter(api::node::is_managed);
+            let listed = nodes.iter().map(store::Record::object).filter(steps::is_ours);
             let names: BTreeSet<String> = listed.map(|node| node.name().to_owned()).collect();
             for name in names.iter().chain(&self.left_over()) {
                 self.tell(name);
@@ -139,7 +139,7 @@ impl<S: Store> Nodes<S> {
             while let Some(event) = watch.next().await {
                 let node = event.record.object();
                 let is_known = || self.lock().contains_key(node.name());
-                if api::node::is_managed(&node) || (event.kind != EventKind::Deleted && is_known()) {
+                if steps::is_ours(&node) || (event.kind != EventKind::Deleted && is_known()) {
                     self.tell(node.name());
                 }
             }
@@ -165,8 +165,11 @@ impl<S: Store> Nodes<S> {
         names
     }
 
-    /// Something about this node changed: its task looks.
+    /// Something about this node changed: its task looks. The first node has none, whatever its object says.
     fn tell(self: &Arc<Self>, name: &str) {
+        if name == self.yard.node {
+            return;
+        }
         self.entry(name).news.send_modify(|count| *count += 1);
     }
 

@@ -36,7 +36,10 @@ impl<S: Store> Nodes<S> {
     pub(super) async fn look(&self, name: &str, state: &mut State) -> Result<Next, Error> {
         let key = Key::core("nodes", "", name);
         let node = self.registry.store().get(&key).map(|record| record.object());
-        let node = node.filter(|node| api::node::is_managed(node) && name != self.yard.node);
+        let node = node.filter(is_ours);
+        if !node::yard::is_node_name(name) {
+            return self.refuse_name(node.as_ref()).await;
+        }
         let cidr = node.as_ref().map(agent::pod_cidr).transpose().map_err(|error| to_api(&error))?.flatten();
         if let (Some(node), Some(cidr)) = (&node, cidr) {
             self.check_addresses(node, cidr)?;
@@ -65,6 +68,18 @@ impl<S: Store> Nodes<S> {
         }
     }
 
+    /// What cannot be a part of paths and cgroup names was never made, and is not looked for.
+    async fn refuse_name(&self, node: Option<&Object>) -> Result<Next, Error> {
+        match node {
+            Some(node) if !node.is_deleting() => {
+                let why = "at most 63 of a-z, 0-9 and -, neither first nor last; and not \"host\"";
+                Err(Error::new(Kind::Invalid, format!("metadata.name: {:?}: {why}", node.name())))
+            }
+            Some(node) => self.set_finalizer(node.name(), false).await.map(|()| Next::Gone),
+            None => Ok(Next::Gone),
+        }
+    }
+
     /// Finds the agent of a daemon before us, once; notes the end of the one there was.
     async fn look_at_agent(&self, yard: &Yard, state: &mut State) -> node::Result<()> {
         if !state.looked {
@@ -78,6 +93,9 @@ impl<S: Store> Nodes<S> {
         if !agent.has_ended()? {
             return agent::bound_log(&yard.agent_log(), 0);
         }
+        // Who kills a whole node kills its agent among others: which of them is gone first says nothing.
+        let cgroup = fence::cgroup(&self.hierarchies, &yard.cgroup_parent)?;
+        blocking(move || fence::await_the_dying(&cgroup)).await?;
         let lived = agent.started.map_or(LONG_LIFE, |started| started.elapsed());
         state.short_lives = if lived >= LONG_LIFE { 0 } else { state.short_lives + 1 };
         let rest = match state.short_lives {
@@ -456,6 +474,11 @@ impl<S: Store> Nodes<S> {
             warn!(reason, error = %error.message, "write an Event");
         }
     }
+}
+
+/// Whether this node is, or was until its finalizer goes, made by a manager.
+pub(super) fn is_ours(node: &Object) -> bool {
+    api::node::is_managed(node) || node.finalizers().contains(&api::node::FINALIZER)
 }
 
 /// The first block of the cluster's addresses that overlaps none of those.
