@@ -111,10 +111,10 @@ fn pet_killed(stage: &Stage, writer: &Writer) {
             Err(error) => panic!("kill {pid}: {error}"),
         }
     }
-    writer.progress_after(blow);
     stage.yard.pod_until(&pet, "was restarted", |pod| {
         first_status(pod)["restartCount"].as_u64() > Some(restarts) && is_ready(pod)
     });
+    writer.progress_after(now());
     told(&format!("{pet} killed ({} processes)", pids.len()), writer.longest_pause(blow), blow);
     writer.progress(CALM);
 }
@@ -123,8 +123,8 @@ fn pet_killed(stage: &Stage, writer: &Writer) {
 fn node_killed(stage: &Stage, writer: &Writer) {
     let pet = (stage.workload.leader)(&stage.yard);
     let (blow, node) = fell(stage, &pet);
-    writer.progress_after(blow);
     stage.ready(stage.workload.replicas);
+    writer.progress_after(now());
     let to = stage.node_of(&pet);
     assert_ne!(to, node, "{pet} moved");
     told(&format!("{node} killed, {pet} moved to {to}"), writer.longest_pause(blow), blow);
@@ -228,18 +228,19 @@ pub fn failover(workload: &'static Workload, kills: usize) {
         writer.progress(CALM);
         let pet = (workload.leader)(&stage.yard);
         let (blow, node) = fell(&stage, &pet);
-        writer.progress_after(blow);
+        // The new pod is made after the old one is proved gone: this write is the new one's.
+        writer.progress_after(now());
         let pause = writer.longest_pause(blow);
         let time = Duration::from_micros(pause.ended - blow);
-        println!(
-            "  {round}: {node} killed: {} ms until a write succeeds on {}",
-            time.as_millis(),
-            stage.node_of(&pet)
-        );
         times.push(time);
         stage.yard.ok(&["node", "heal", &node]);
         await_node(&stage.yard, &node);
         stage.ready(workload.replicas);
+        let to = stage.node_of(&pet);
+        println!(
+            "  {round}: {node} killed: {} ms until a write succeeds; {pet} is on {to}",
+            time.as_millis()
+        );
     }
     let written = writer.stop();
     read_back(&stage, &written);

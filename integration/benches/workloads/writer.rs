@@ -5,8 +5,9 @@
 
 use crate::store::{Store, Workload};
 use integration::harness::{Yard, until};
+use std::cell::{RefCell, RefMut};
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Child;
@@ -104,6 +105,15 @@ pub fn read_from(yard: &Yard, workload: &Workload, pet: &str) -> Result<BTreeSet
 pub struct Writer {
     process: Child,
     log: PathBuf,
+    seen: RefCell<Seen>,
+}
+
+/// What was read of the log so far.
+#[derive(Default)]
+struct Seen {
+    bytes: u64,
+    acks: Vec<Ack>,
+    last_refusal: String,
 }
 
 impl Writer {
@@ -113,48 +123,61 @@ impl Writer {
         let address = format!("{}:{}", yard.vip(workload.service), workload.port);
         let path = log.to_string_lossy().into_owned();
         let words = ["ns", "enter", "--host", "--", &ourselves(), "write", workload.name, &address, &path];
-        let writer = Writer { process: yard.spawn(&words), log };
+        let writer = Writer { process: yard.spawn(&words), log, seen: RefCell::default() };
         writer.progress(1);
         writer
     }
 
-    /// Every write that was acknowledged so far.
-    pub fn acks(&self) -> Vec<Ack> {
-        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+    /// Reads on, and answers what was seen so far.
+    fn seen(&self) -> RefMut<'_, Seen> {
+        let mut seen = self.seen.borrow_mut();
+        let mut text = String::new();
+        // The writer makes it with its first line.
+        if let Ok(mut log) = std::fs::File::open(&self.log) {
+            log.seek(SeekFrom::Start(seen.bytes)).expect("seek in the log");
+            log.read_to_string(&mut text).expect("read the log");
+        }
         // The last line may be half written.
-        let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
-        let parse = |line: &str| {
+        text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+        seen.bytes += text.len() as u64;
+        for line in text.lines() {
+            if line.starts_with('#') {
+                line.clone_into(&mut seen.last_refusal);
+                continue;
+            }
             let mut numbers = line.split(' ').map(|word| word.parse().expect("the log holds numbers"));
             let mut next = || numbers.next().expect("three of them");
-            Ack { number: next(), begun: next(), at: next() }
-        };
-        whole.lines().filter(|line| !line.starts_with('#')).map(parse).collect()
+            seen.acks.push(Ack { number: next(), begun: next(), at: next() });
+        }
+        seen
     }
 
     /// Waits for so many more acknowledged writes.
     pub fn progress(&self, count: usize) {
-        let wanted = self.acks().len() + count;
+        let wanted = self.seen().acks.len() + count;
         until("writes are acknowledged", || {
-            let acks = self.acks().len();
-            if acks >= wanted { Ok(()) } else { Err(format!("{acks} of {wanted}; {}", self.last_refusal())) }
+            let seen = self.seen();
+            let acks = seen.acks.len();
+            if acks >= wanted { Ok(()) } else { Err(format!("{acks} of {wanted}; {}", seen.last_refusal)) }
         });
     }
 
     /// Waits for a write that began and was acknowledged after `moment`.
     pub fn progress_after(&self, moment: u64) {
         until("a write that began later is acknowledged", || {
-            let found = self.acks().iter().any(|ack| ack.begun >= moment);
-            if found { Ok(()) } else { Err(self.last_refusal()) }
+            let seen = self.seen();
+            let found = seen.acks.last().is_some_and(|ack| ack.begun >= moment);
+            if found { Ok(()) } else { Err(seen.last_refusal.clone()) }
         });
     }
 
     /// The longest time without an acknowledged write since `moment`, and when it ended.
     pub fn longest_pause(&self, moment: u64) -> Pause {
-        let mut acks = self.acks();
-        acks.retain(|ack| ack.at >= moment);
+        let seen = self.seen();
+        let from = seen.acks.partition_point(|ack| ack.at < moment);
         let mut last = moment;
         let mut longest = Pause { length: Duration::ZERO, ended: moment };
-        for ack in acks {
+        for ack in &seen.acks[from..] {
             let length = Duration::from_micros(ack.at - last);
             if length > longest.length {
                 longest = Pause { length, ended: ack.at };
@@ -168,15 +191,10 @@ impl Writer {
     pub fn stop(mut self) -> BTreeSet<u64> {
         drop(self.process.stdin.take());
         self.process.wait().expect("reap the writer");
-        let acks = self.acks();
-        let numbers: BTreeSet<u64> = acks.iter().map(|ack| ack.number).collect();
-        assert!(numbers.iter().copied().eq(1..=acks.len() as u64), "the writer leaves no gap");
+        let seen = self.seen();
+        let numbers: BTreeSet<u64> = seen.acks.iter().map(|ack| ack.number).collect();
+        assert!(numbers.iter().copied().eq(1..=seen.acks.len() as u64), "the writer leaves no gap");
         numbers
-    }
-
-    fn last_refusal(&self) -> String {
-        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
-        text.lines().rev().find(|line| line.starts_with('#')).unwrap_or("no refusal").to_owned()
     }
 }
 
