@@ -10,8 +10,10 @@ use std::sync::{Mutex, PoisonError};
 use crate::error::{Error, Kind, Result};
 use crate::plan::Verb;
 
-/// The variable.
+/// The variable of the daemon.
 pub const VARIABLE: &str = "PODYARD_FAULT";
+/// The variable of the agents of further nodes, which the daemon passes on.
+pub const AGENTS_VARIABLE: &str = "PODYARD_AGENT_FAULT";
 
 /// What is struck.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,7 +52,19 @@ impl Fault {
     /// # Errors
     /// `Invalid` for one that cannot be read.
     pub fn from_environment() -> Result<Option<Fault>> {
-        std::env::var(VARIABLE).ok().filter(|text| !text.is_empty()).map(|text| text.parse()).transpose()
+        Fault::from_variable(VARIABLE)
+    }
+
+    /// The fault in the environment that is for further nodes' agents, if there is one.
+    ///
+    /// # Errors
+    /// As [`Fault::from_environment`].
+    pub fn of_agents() -> Result<Option<Fault>> {
+        Fault::from_variable(AGENTS_VARIABLE)
+    }
+
+    fn from_variable(name: &str) -> Result<Option<Fault>> {
+        std::env::var(name).ok().filter(|text| !text.is_empty()).map(|text| text.parse()).transpose()
     }
 }
 

@@ -79,11 +79,9 @@ pub(crate) fn run(config: Config) -> Result<(), Failure> {
     drop(namespace);
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?
-        .block_on(serve(config))
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    // On a worker: what this thread runs itself, it is woken for by another one, each second.
+    runtime.block_on(async { tokio::spawn(serve(config)).await? })
 }
 
 async fn serve(config: Config) -> Result<(), Failure> {
@@ -110,7 +108,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
         nameservers: network.net().dns.into_iter().collect(),
         links: Arc::clone(&links),
         resolv_conf: (!yard.isolated).then(|| dns::RESOLV_CONF.into()),
-        fault: Fault::from_environment()?,
+        fault: Fault::of_agents()?,
     };
     let dns = dns::Config {
         node: network.namespace().try_clone()?,
@@ -137,6 +135,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
         "the agent of node {name} is up"
     );
 
+    let beats = tokio::spawn(link::keep(client.clone(), name.clone(), up));
     let feed = |kinds: Vec<Kind>| RemoteFeed::start(client.clone(), link.clone(), kinds);
     let own = format!("spec.nodeName={name}");
     let own_pods = feed(pods::KINDS.iter().map(|plural| Kind::selected(plural, &own)).collect());
@@ -145,7 +144,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
     };
     tokio::select! {
         () = server::serve_tcp(listener, server, door, shutdown) => info!("asked to end; pods run on"),
-        never = link::keep(client.clone(), name.clone(), up) => match never {},
+        ended = beats => match ended? {},
         never = tell_node(upstream, Arc::clone(&agent), link.clone()) => match never {},
         () = async {
             links.known().await;
