@@ -25,6 +25,10 @@ pub const FABRIC_ANNOTATION: &str = "podyard.io/fabric";
 /// The value of [`FABRIC_ANNOTATION`] that means something.
 pub const FABRIC_CUT: &str = "cut";
 
+/// Addresses of other nodes' blocks that pods of this node keep, with commas between. Every node routes each of them
+/// there.
+pub const MOVED_ANNOTATION: &str = "podyard.io/moved-addresses";
+
 /// The taint of a node whose Ready condition is False.
 pub const NOT_READY_TAINT: &str = "node.kubernetes.io/not-ready";
 /// The taint of a node whose Ready condition is Unknown.
@@ -50,6 +54,12 @@ pub fn is_off(node: &Object) -> bool {
 /// Whether the node's link is wished severed.
 pub fn is_cut(node: &Object) -> bool {
     node.annotation(FABRIC_ANNOTATION) == Some(FABRIC_CUT)
+}
+
+/// The addresses in [`MOVED_ANNOTATION`].
+pub fn moved(node: &Object) -> impl Iterator<Item = std::net::Ipv4Addr> {
+    let list = node.annotation(MOVED_ANNOTATION).unwrap_or("").split(',');
+    list.filter_map(|address| address.parse().ok())
 }
 
 /// The node's condition of this type.

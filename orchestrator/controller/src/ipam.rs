@@ -27,6 +27,12 @@ impl Block {
         Some(Block { first: network + 2, count })
     }
 
+    /// Whether an address is one of them.
+    pub fn contains(self, address: IpAddr) -> bool {
+        let IpAddr::V4(address) = address else { return false };
+        u32::from(address).checked_sub(self.first).is_some_and(|n| n < self.count)
+    }
+
     /// Some address that is not taken, the same for the same `start`.
     pub fn choose(self, start: u64, is_taken: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
         let start = u32::try_from(start % u64::from(self.count)).unwrap_or(0);
@@ -57,8 +63,10 @@ mod tests {
             assert!(taken.insert(address));
         }
         assert_eq!(taken.len(), 13);
+        assert!(taken.iter().all(|address| block.contains(*address)));
         for reserved in ["10.0.0.0", "10.0.0.1", "10.0.0.15"] {
             assert!(!taken.contains(&reserved.parse().unwrap()));
+            assert!(!block.contains(reserved.parse().unwrap()));
         }
     }
 }

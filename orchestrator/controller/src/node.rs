@@ -15,8 +15,8 @@
 use std::collections::BTreeSet;
 
 use api::node::{
-    NOT_READY_TAINT as NOT_READY, UNREACHABLE_TAINT as UNREACHABLE, UNSCHEDULABLE_TAINT as UNSCHEDULABLE,
-    condition, is_managed,
+    MOVED_ANNOTATION, NOT_READY_TAINT as NOT_READY, UNREACHABLE_TAINT as UNREACHABLE,
+    UNSCHEDULABLE_TAINT as UNSCHEDULABLE, condition, is_managed,
 };
 use api::{Key, Object, Part};
 use serde_json::{Value, json};
@@ -27,6 +27,7 @@ use crate::kinds::NODES;
 use crate::plan::{Note, Plan, Step};
 use crate::pod;
 use crate::rules::View;
+use crate::scheduler;
 use crate::toleration::{NO_EXECUTE, NO_SCHEDULE};
 
 const COMPONENT: &str = "node-controller";
@@ -111,7 +112,7 @@ pub fn taints(node: &Object) -> Vec<Value> {
     kept.cloned().chain(missing).collect()
 }
 
-/// Looks at a node's taints.
+/// Looks at a node's taints, and at the addresses of other nodes' blocks that its pods have.
 pub fn look(view: &View<'_>, key: &Key) -> Plan {
     let mut plan = Plan::default();
     let Some(node) = view.cache.get(key).filter(|node| !node.is_deleting()) else { return plan };
@@ -122,7 +123,9 @@ pub fn look(view: &View<'_>, key: &Key) -> Plan {
             taint["timeAdded"] = api::time::seconds(view.now).into();
         }
     }
-    if taints == node.get_array("spec.taints") {
+    let moved =
+        scheduler::moved(view.cache, node).iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    if taints == node.get_array("spec.taints") && moved == node.annotation(MOVED_ANNOTATION).unwrap_or("") {
         return plan;
     }
     let is_told = node.get_array("spec.taints").iter().any(|it| is_ours(it) && it["effect"] == NO_EXECUTE);
@@ -136,6 +139,14 @@ pub fn look(view: &View<'_>, key: &Key) -> Plan {
     match taints.is_empty() {
         true => object.remove("spec.taints"),
         false => object.set("spec.taints", taints),
+    }
+    let mut annotations = node.annotations().clone();
+    match moved.is_empty() {
+        true => drop(annotations.remove(MOVED_ANNOTATION)),
+        false => drop(annotations.insert(MOVED_ANNOTATION.into(), moved.into())),
+    }
+    if &annotations != node.annotations() {
+        object.set("metadata.annotations", Value::Object(annotations));
     }
     let call = Call::Update { object, part: Part::Main };
     plan.steps.push(Step { call, note, complaints: Vec::new() });

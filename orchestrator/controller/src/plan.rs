@@ -29,10 +29,17 @@ pub struct Step {
     pub complaints: Vec<Note>,
 }
 
+impl Step {
+    /// A call that nothing is told of.
+    pub fn silent(call: Call) -> Step {
+        Step { call, note: None, complaints: Vec::new() }
+    }
+}
+
 impl Plan {
     /// Adds a call that nothing is told of.
     pub fn call(&mut self, call: Call) {
-        self.steps.push(Step { call, note: None, complaints: Vec::new() });
+        self.steps.push(Step::silent(call));
     }
 
     /// Adds a call that a success and a failure are told of.

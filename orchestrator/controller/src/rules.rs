@@ -32,7 +32,7 @@ pub enum Rule {
     Collect,
     /// Namespace: empties it when it is deleted.
     Namespace,
-    /// Node: its taints say what its conditions say.
+    /// Node: its taints say what its conditions say, and which addresses it carries for other nodes.
     Taint,
     /// Node: nothing of a dead one runs on, and its pods go.
     Fence,
@@ -188,6 +188,9 @@ fn concerned_by_pod(
     item(Rule::Evict, key.clone());
     for node in states().filter_map(|pod| pod::node(pod)) {
         item(Rule::Fence, Key::new(*kinds::NODES, "", node));
+    }
+    for node in states().filter(|pod| scheduler::keeps(pod)).filter_map(|pod| pod::node(pod)) {
+        item(Rule::Taint, Key::new(*kinds::NODES, "", node));
     }
     // Room or an address became free; or somebody came, went or changed whom others want near them, or not.
     let neighbour = |pod: Option<&Arc<Object>>| {

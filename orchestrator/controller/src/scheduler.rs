@@ -8,6 +8,7 @@
 //!
 //! Source: Kubernetes documentation, "Assigning Pods to Nodes", "Taints and Tolerations".
 
+mod address;
 mod affinity;
 mod filter;
 mod neighbours;
@@ -16,25 +17,24 @@ mod score;
 mod spread;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use api::{Key, Object};
 use serde_json::{Value, json};
 
+pub use address::{keeps, moved};
 pub use neighbours::is_social;
 pub use scene::{Assumed, Binding};
 
 use crate::cache::Cache;
 use crate::effect::Call;
-use crate::hash::hash;
-use crate::ipam::Block;
 use crate::kinds::{CLAIMS, PODS};
 use crate::ledger::requests;
-use crate::plan::{Note, Plan};
+use crate::plan::{Note, Plan, Step};
 use crate::pod;
 use crate::replicaset::write_status;
 use crate::rules::View;
+use address::Addresses;
 use filter::{Filter, Refusal};
 use scene::{Scene, Site};
 use spread::is_spread;
@@ -60,7 +60,11 @@ pub fn unplaced_choosy(cache: &Cache) -> impl Iterator<Item = Key> {
 /// Looks at a pod.
 pub fn look(view: &View<'_>, key: &Key) -> Plan {
     let mut plan = Plan::default();
-    let Some(pod) = view.cache.get(key).filter(|pod| is_unplaced(pod)) else { return plan };
+    let Some(pod) = view.cache.get(key) else { return plan };
+    if !is_unplaced(pod) {
+        plan.steps.extend(address::remember(view.cache, pod).map(Step::silent));
+        return plan;
+    }
     if pod.get_str("spec.schedulerName").is_some_and(|name| name != COMPONENT) && pod::node(pod).is_none() {
         return plan;
     }
@@ -101,14 +105,15 @@ pub fn place(view: &View<'_>, pod: &Object) -> Result<Binding, String> {
         return Err(no_node(&why));
     }
     let amount = requests(pod);
+    let addresses = Addresses::new(view, pod);
     let address = |site: &Site<'_>| match pod::is_host_network(pod) {
         true => Ok(None),
-        false => address(view, pod, site.node).map(Some),
+        false => addresses.on(site.node).map(Some),
     };
 
     let mut refusals: BTreeMap<Refusal, usize> = BTreeMap::new();
     let mut fitting: Vec<&Site<'_>> = Vec::new();
-    let mut addresses = Vec::new();
+    let mut found = Vec::new();
     // A pod that names its node is past choosing: it only wants an address.
     let filter = wanted.is_none().then(|| Filter::new(&scene, amount));
     for site in scene.sites.iter().filter(|site| wanted.is_none_or(|name| name == site.node.name())) {
@@ -117,7 +122,7 @@ pub fn place(view: &View<'_>, pod: &Object) -> Result<Binding, String> {
             match address(site) {
                 Ok(address) => {
                     fitting.push(site);
-                    addresses.push(address);
+                    found.push(address);
                 }
                 Err(refusal) => refused.push(refusal),
             }
@@ -125,9 +130,7 @@ pub fn place(view: &View<'_>, pod: &Object) -> Result<Binding, String> {
         refused.into_iter().for_each(|refusal| *refusals.entry(refusal).or_insert(0) += 1);
     }
     match score::best(&scene, &fitting, amount) {
-        Some(best) => {
-            Ok(Binding { node: fitting[best].node.name().into(), address: addresses[best], amount })
-        }
+        Some(best) => Ok(Binding { node: fitting[best].node.name().into(), address: found[best], amount }),
         None => {
             let mut reasons: Vec<String> =
                 refusals.iter().map(|(why, count)| format!("{count} {why}")).collect();
@@ -161,12 +164,6 @@ fn claims_refuse(cache: &Cache, pod: &Object) -> Option<String> {
         }
     }
     None
-}
-
-fn address(view: &View<'_>, pod: &Object, node: &Object) -> Result<IpAddr, Refusal> {
-    let block = node.get_str("spec.podCIDR").and_then(Block::parse).ok_or(Refusal::Addresses)?;
-    let is_taken = |address: IpAddr| view.cache.ledger.is_taken(address) || view.assumed.is_taken(address);
-    block.choose(hash(&[pod.uid()]), is_taken).ok_or(Refusal::Addresses)
 }
 
 /// The status that says so, unless it does already.

@@ -22,7 +22,7 @@ mod door;
 mod feed;
 mod link;
 mod objects;
-mod peers;
+pub(crate) mod peers;
 #[cfg(test)]
 mod tests;
 
@@ -156,7 +156,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
         ended = dns::run(feed(dns::KINDS.iter().map(|plural| Kind::all(plural)).collect()), dns) => {
             return Err(ended.err().map_or_else(|| "the feed of names ended".into(), Failure::from));
         }
-        () = peers::run(feed(vec![Kind::all("nodes")]), network, name) => {
+        () = peers::run(feed(vec![Kind::all("nodes")]), network, name, peers::Of::Further) => {
             return Err("the feed of nodes ended".into());
         }
     }

@@ -14,6 +14,7 @@ mod objects;
 mod remote_node;
 mod volumes;
 
+use crate::agent::peers;
 use crate::node_parts::feed::StoreFeed;
 use crate::node_parts::{dns, local, pods, proxy, upstream};
 use api::{Kind, Object};
@@ -145,6 +146,8 @@ async fn serve(yard: Yard, options: Options) -> Result<(), Failure> {
     let shutdown = async move {
         tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
     };
+    let others = StoreFeed::new(Arc::clone(&store), &["nodes"]);
+    let routes = peers::run(others, Arc::clone(&agent.host().network), yard.node.clone(), peers::Of::First);
     let own_pods = StoreFeed::new(Arc::clone(&store), pods::KINDS);
     tokio::select! {
         () = fabric.serve(Arc::clone(&server)) => {}
@@ -152,6 +155,7 @@ async fn serve(yard: Yard, options: Options) -> Result<(), Failure> {
         () = controllers::drive(registry, Arc::clone(&nodes)) => {
             return Err("the store closed under the controllers".into());
         }
+        () = routes => return Err("the store closed under the routes to other nodes".into()),
         () = nodes.run() => return Err("the store closed under the node manager".into()),
         () = proxy::run(StoreFeed::new(Arc::clone(&store), proxy::KINDS), proxy) => {
             return Err("the store closed under the proxy".into());
