@@ -136,6 +136,8 @@ pub fn concerned(
             }
         }
     } else if resource == *kinds::CLASSES {
+        // Its claims may grow now.
+        cache.list(*kinds::STATEFULSETS).for_each(|set| item(Rule::StatefulSet, set.key()));
         claim::unbound(cache).for_each(|claim| item(Rule::Claim, claim));
     } else if resource == *kinds::NODES {
         item(Rule::Taint, key.clone());

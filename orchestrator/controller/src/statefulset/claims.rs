@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::order::{Identity, Rules};
 use crate::cache::Cache;
 use crate::effect::{Call, Propagation};
-use crate::kinds::{CLAIMS, PODS, VOLUMES};
+use crate::kinds::{CLAIMS, CLASSES, PODS, VOLUMES};
 use crate::plan::{Note, Plan};
 use crate::pod;
 use crate::replicaset::{disown, own};
@@ -246,6 +246,16 @@ pub fn grow(cache: &Cache, set: &Object, rules: &Rules, plan: &mut Plan) {
             None => false,
         };
         if is_small && rules.wants(ordinal) && claim.get_str("status.phase") == Some("Bound") {
+            let class = claim.get_str("spec.storageClassName").unwrap_or_default();
+            let known = cache.get(&Key::new(*CLASSES, "", class));
+            if !known.is_some_and(|class| class.get_bool("allowVolumeExpansion") == Some(true)) {
+                let text = format!(
+                    "Claim {} cannot grow to {wanted}: storage class {class:?} does not say allowVolumeExpansion: true",
+                    claim.name()
+                );
+                plan.notes.push(Note::warning(set, super::COMPONENT, "ClaimGrowthFailed", text));
+                continue;
+            }
             let mut object = Object::clone(claim);
             object.set(SIZE, wanted);
             let text = format!("Claim {} grows to {wanted}", claim.name());

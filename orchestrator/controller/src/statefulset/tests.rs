@@ -333,9 +333,22 @@ fn a_claim_that_is_smaller_than_its_template_grows_once_it_is_bound() {
     let template = json!([{"metadata": {"name": "data"}, "spec": size("2Gi")}]);
     let large = set(1, json!({"spec": {"volumeClaimTemplates": template}}));
     let claim = |is: &str, phase: &str| claim(0, json!({"spec": size(is), "status": {"phase": phase}}));
-    let plan = check(&large, &[claim("1Gi", "Bound"), pet(&large, 0)], &["status web", "update data-web-0"]);
+    let class = |allows: bool| {
+        Object(
+            json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "allowVolumeExpansion": allows,
+            "metadata": {"name": "host", "uid": "class", "resourceVersion": "1"}}),
+        )
+    };
+    let of_class = |allows: bool| {
+        let claim = with(&claim("1Gi", "Bound"), json!({"spec": {"storageClassName": "host"}}));
+        [claim, pet(&large, 0), class(allows)]
+    };
+    let plan = check(&large, &of_class(true), &["status web", "update data-web-0"]);
     let Call::Update { object, .. } = &plan.steps[1].call else { panic!() };
     assert_eq!(object.get_str(SIZE), Some("2Gi"));
+    // A class that does not let it is told of, and holds up nobody.
+    let refused = check(&large, &of_class(false), &["status web"]);
+    assert_eq!(events(&refused)[0].0, "ClaimGrowthFailed");
     check(&large, &[claim("1Gi", "Pending"), pet(&large, 0)], &["status web"]);
     check(&large, &[claim("2Gi", "Bound"), pet(&large, 0)], &["status web"]);
     check(&large, &[claim("2048Mi", "Bound"), pet(&large, 0)], &["status web"]);
