@@ -1,4 +1,5 @@
 //! The server in namespaces of its own, with upstreams that the tests play.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -12,11 +12,14 @@ use tokio::sync::watch;
 /// The Service that pods of every namespace are told of.
 const API: (&str, &str) = ("default", "kubernetes");
 
+/// Names and values.
+pub type Variables = Vec<(String, String)>;
+
 /// The Services of the cluster, as variables.
 #[derive(Debug)]
 pub struct Links {
     /// (namespace, name) → variables.
-    services: RwLock<BTreeMap<(String, String), Vec<(String, String)>>>,
+    services: RwLock<BTreeMap<(String, String), Variables>>,
     known: watch::Sender<bool>,
 }
 
@@ -61,7 +64,7 @@ impl Links {
     }
 
     /// What a container of `pod` that starts now is told, ordered by Service.
-    pub fn of(&self, pod: &Object) -> Vec<(String, String)> {
+    pub fn of(&self, pod: &Object) -> Variables {
         let wanted = pod.get_bool("spec.enableServiceLinks").unwrap_or(true);
         let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
         let visible = |(namespace, name): &(String, String)| {
@@ -76,7 +79,7 @@ fn name(service: &Object) -> (String, String) {
 }
 
 /// None for a Service without a virtual IP.
-fn variables(service: &Object) -> Vec<(String, String)> {
+fn variables(service: &Object) -> Variables {
     let Some(address) = service.get_str("spec.clusterIP").filter(|ip| !matches!(*ip, "" | "None")) else {
         return Vec::new();
     };
