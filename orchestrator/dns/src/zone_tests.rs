@@ -180,7 +180,7 @@ fn named_ports_have_srv_records() {
     check(&format!("_sql._tcp.{db}"), RecordType::SRV, &expect);
     // What the peer finders of old PetSets ask: every port, without naming one.
     check(db, RecordType::SRV, &expect);
-    check(&format!("db-0.{db}"), RecordType::SRV, &[&expect[0], &expect[3]]);
+    check(&format!("db-0.{db}"), RecordType::SRV, &[expect[0], expect[3]]);
 }
 
 #[test]
