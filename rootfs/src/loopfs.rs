@@ -126,14 +126,19 @@ impl Device {
     /// # Errors
     /// The kernel's answer: an image that is damaged, or no filesystem.
     pub(crate) fn mount(&self) -> Result<OwnedFd, Error> {
+        // What containers delete goes back to the host.
+        self.mount_with("discard")
+    }
+
+    /// As [`Device::mount`], with another flag.
+    pub(crate) fn mount_with(&self, flag: &str) -> Result<OwnedFd, Error> {
         let filesystem = fsopen("ext4", FsOpenFlags::FSOPEN_CLOEXEC).context(|| "fsopen(ext4)".into())?;
         let fs = filesystem.as_fd();
         let path = self.path();
         let source = path.display().to_string();
         fsconfig_set_string(fs, "source", &source)
             .context(|| format!("fsconfig(SET_STRING, source, {source})"))?;
-        // What containers delete goes back to the host.
-        fsconfig_set_flag(fs, "discard").context(|| "fsconfig(SET_FLAG, discard)".into())?;
+        fsconfig_set_flag(fs, flag).context(|| format!("fsconfig(SET_FLAG, {flag})"))?;
         fsconfig_create(fs).context(|| format!("mount ext4 from {source}: fsconfig(CREATE)"))?;
         fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)
             .context(|| format!("fsmount(ext4, {source})"))

@@ -62,3 +62,76 @@ pub(crate) fn limit(dir: &Path, project: u32, limit_bytes: u64) -> Result<(), Er
     let file = File::open(dir).context(|| format!("open {}", dir.display()))?;
     Ok(sys::set_project_quota(file.as_fd(), project, limit_bytes)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::{BindAccess, claimed_fd};
+    use crate::{Claim, Enforcement, Volumes, Wish, loopfs};
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+    use std::process::Command;
+
+    fn skip(why: &str) {
+        // Straight to the descriptor: the test runner keeps what print macros say of tests that pass.
+        _ = std::io::stderr().write_all(format!("SKIP: {why}\n").as_bytes());
+    }
+
+    /// Writes until it is refused; the bytes that fitted.
+    fn fill(path: &Path) -> u64 {
+        let mut file = File::options().create(true).append(true).open(path).unwrap();
+        while file.write_all(&[0x5a; 1 << 16]).and_then(|()| file.sync_data()).is_ok() {
+            assert!(file.metadata().unwrap().len() < 32 << 20, "there is no limit");
+        }
+        file.metadata().unwrap().len()
+    }
+
+    #[test]
+    fn root_a_project_holds_its_quota_and_grows() {
+        if !rustix::process::geteuid().is_root() || loopfs::is_available().is_err() {
+            return skip("needs root and loop devices");
+        }
+        let dir = std::env::temp_dir().join(format!("podyard-quota-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let image = dir.join("disk.img");
+        File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        let made = Command::new("mkfs.ext4")
+            .args(["-q", "-O", "project,quota", "-E", "quotatype=prjquota"])
+            .arg(&image)
+            .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+            .status();
+        if !made.is_ok_and(|status| status.success()) {
+            return skip("no mkfs.ext4 that makes project quotas");
+        }
+        let image = File::options().read(true).write(true).open(&image).unwrap();
+        let mount = match loopfs::attach(&image).unwrap().mount_with("prjquota") {
+            Err(error) => {
+                std::fs::remove_dir_all(dir).unwrap();
+                return skip(&format!("this kernel mounts no ext4 with project quotas: {}", error.chain()));
+            }
+            Ok(mount) => mount,
+        };
+        // Who has this capability is not held to quotas; containers have it not.
+        let mut sets = capabilities(None).unwrap();
+        sets.effective -= CapabilitySet::SYS_RESOURCE;
+        set_capabilities(None, sets).unwrap();
+
+        let volumes = Volumes::new(format!("/proc/self/fd/{}/volumes", mount.as_raw_fd()));
+        let wish = Wish { size_bytes: 4 << 20, enforcement: Enforcement::Auto };
+        let owner = Claim { uid: "a".into(), epoch: 1 };
+        let volume = volumes.ensure("pvc-1", &owner, wish).unwrap();
+        assert_eq!(volume.backing.enforcement(), "projectQuota");
+        let data = claimed_fd(&volume.source, &owner, None, BindAccess::ReadWrite).unwrap();
+        let file = Path::new("/proc/self/fd").join(data.as_raw_fd().to_string()).join("full");
+        let fitted = fill(&file);
+        assert!((3 << 20..=4 << 20).contains(&fitted), "{fitted} bytes fitted");
+        volumes.grow("pvc-1", "a", 8 << 20).unwrap();
+        let fitted = fill(&file);
+        assert!((7 << 20..=8 << 20).contains(&fitted), "{fitted} bytes fitted");
+        let other = volumes.ensure("pvc-2", &Claim { uid: "b".into(), epoch: 1 }, wish).unwrap();
+        assert_ne!(other.backing, volume.backing, "each has a project of its own");
+        drop((data, mount));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

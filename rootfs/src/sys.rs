@@ -224,6 +224,9 @@ fn attributes(file: BorrowedFd<'_>) -> Result<Attributes, SysError> {
     Err(SysError { call: format!("ioctl({file:?}, FS_IOC_FSGETXATTR)"), errno: last_errno() })
 }
 
+const _: () = assert!(size_of::<Attributes>() == 28 && size_of::<Dqblk>() == 72);
+const _: () = assert!(size_of::<LoopInfo>() == 232 && size_of::<LoopConfig>() == 304);
+
 /// Whether the filesystem that `file` is on enforces project quotas.
 ///
 /// Source: quotactl(2), `Q_XGETQSTAT`, which every filesystem with quotas answers; quotactl_fd is of Linux 5.14.
