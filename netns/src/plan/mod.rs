@@ -218,7 +218,12 @@ impl Planner<'_> {
         let outer = Outer { place: Place::Host, name: &link.host_link, alias: wish.alias(), bridge: None };
         let (uplink, host_link) = self.veth(&link.name, None, &outer, node, host)?;
         let mut routed = vec![wish.pod_cidr, wish.service_cidr];
-        routed.extend(matches!(link.hub, Hub::Ready(_)).then_some(wish.cluster_cidr));
+        let hub = match &link.hub {
+            Hub::Ready(name) => Some(name),
+            Hub::Lazy(name) => node.find(name).map(|_| name),
+            Hub::No => None,
+        };
+        routed.extend(hub.map(|_| wish.cluster_cidr));
         check_host(&routed, host, host_link)?;
 
         self.up(Place::Node, uplink, &link.name);
@@ -238,7 +243,7 @@ impl Planner<'_> {
             self.route(Place::Host, host, host_link, &link.host_link, back(cidr, Hop::Via(gateway)));
         }
 
-        if let Hub::Ready(name) = &link.hub {
+        if let Some(name) = hub {
             let hub = self.bridge(node, name, fabric_mac_of(gateway))?;
             self.up(Place::Node, hub, name);
             // What no node has would go to the host, which sends it back here.

@@ -155,6 +155,9 @@ fn a_node_becomes_a_hub_and_is_asked_to_be_none_no_more() {
     );
     perform(&actions, &mut node, &mut host);
     assert_eq!(plan(&wish(), &node, &host).unwrap(), [], "what is there for others stays");
+    host.routes.retain(|route| route.destination != wish().cluster_cidr);
+    let words: Vec<_> = plan(&wish(), &node, &host).unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(words, ["host: add route 10.88.0.0/16 via 10.88.0.1 link py-n0"], "and is kept whole");
 }
 
 #[test]

@@ -57,7 +57,7 @@ pub struct HostLink {
 pub enum Hub {
     /// There are no other nodes, ever.
     No,
-    /// There may be: a bridge of this name is used and removed, but not asked for.
+    /// There may be: a bridge of this name is completed and removed, but not asked for.
     Lazy(String),
     /// There are: a bridge of this name, and the cluster CIDR routed by the host.
     Ready(String),

@@ -6,10 +6,12 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use netns::fabric::{self, Cable};
 use netns::node::Step;
-use netns::{Cidr, FabricLink, HostLink, Hub, Namespace, Node, NodeNet, Uplink};
+use netns::{Cidr, FabricLink, HostLink, Hub, Monitor, Namespace, Node, NodeNet, Uplink};
 pub use netns::{Moved, Outcome, Peer};
 use tokio::sync::Mutex;
 
@@ -18,6 +20,8 @@ use crate::host::{blocking, from_netns};
 use crate::yard::{Yard, is_node_name};
 
 const MTU: u32 = 1500;
+/// Pause before the kernel is asked again after a refusal.
+const RETRY: Duration = Duration::from_secs(1);
 /// The bridge for pods.
 const PODS: &str = "pods";
 /// The bridge for nodes, and each further node's link to it.
@@ -138,6 +142,7 @@ fn hash(text: &str) -> u32 {
 /// # Errors
 /// What the kernel refuses; `Conflict` if the host routes one of our CIDRs elsewhere.
 pub async fn ensure(yard: &Yard) -> Result<(Arc<Node>, Vec<Step>)> {
+    let _shared = SHARED.lock().await;
     let (node, _) = Namespace::ensure(&yard.node_netns(&yard.node)).map_err(from_netns)?;
     let (node, steps) = Node::ensure(yard.node_net()?, node, yard.outside()?).await.map_err(from_netns)?;
     Ok((Arc::new(node), steps))
@@ -150,21 +155,50 @@ pub async fn ensure(yard: &Yard) -> Result<(Arc<Node>, Vec<Step>)> {
 /// As [`ensure`]; `Invalid` for a CIDR outside the cluster's or overlapping the first node's; `Conflict` for one that another node
 /// has; `AlreadyExists` when a node of that name was made with another CIDR and is not yet removed.
 pub async fn ensure_node(yard: &Yard, name: &str, cidr: Cidr) -> Result<(Arc<Node>, Vec<Step>)> {
+    let made = ensure_shared(yard, name, cidr, Missing::Made).await?;
+    made.ok_or_else(|| Error::new(Kind::NotFound, format!("namespace of node {name}")))
+}
+
+/// What to do about a further node without a namespace.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Made,
+    Stays,
+}
+
+async fn ensure_shared(
+    yard: &Yard,
+    name: &str,
+    cidr: Cidr,
+    missing: Missing,
+) -> Result<Option<(Arc<Node>, Vec<Step>)>> {
     yard.check_further(name)?;
     let net = yard.further_net(name, cidr)?;
     net.validate().map_err(from_netns)?;
     let _shared = SHARED.lock().await;
+    // Looked at under the lock: a node that is being removed is not brought back.
+    let pin = yard.node_netns(name);
+    let there = match Namespace::open(&pin) {
+        Err(error) if error.kind() == netns::Kind::NotFound => None,
+        other => Some(other.map_err(from_netns)?),
+    };
+    if there.is_none() && missing == Missing::Stays {
+        return Ok(None);
+    }
     let mut hub_net = yard.node_net()?;
     if let Uplink::Host(link) = &mut hub_net.uplink {
         link.hub = Hub::Ready(FABRIC.into());
     }
     let hub = Namespace::ensure(&yard.node_netns(&yard.node)).map_err(from_netns)?.0;
     let (hub, mut steps) = Node::ensure(hub_net, hub, yard.outside()?).await.map_err(from_netns)?;
-    let (node, _) = Namespace::ensure(&yard.node_netns(name)).map_err(from_netns)?;
+    let node = match there {
+        Some(node) => node,
+        None => Namespace::ensure(&pin).map_err(from_netns)?.0,
+    };
     let outside = hub.namespace().try_clone().map_err(from_netns)?;
     let (node, more) = Node::ensure(net, node, outside).await.map_err(from_netns)?;
     steps.extend(more);
-    Ok((Arc::new(node), steps))
+    Ok(Some((Arc::new(node), steps)))
 }
 
 /// The network that [`ensure_node`] made. Changes nothing.
@@ -246,6 +280,80 @@ pub async fn remove_node(yard: &Yard, name: &str) -> Result<Outcome> {
 /// As [`Node::set_peers`].
 pub fn set_peers(node: &Node, peers: &[Peer], moved: &[Moved]) -> Result<Outcome> {
     node.set_peers(peers, moved).map_err(from_netns)
+}
+
+/// Puts back what others remove of the first node's network, as soon as the kernel tells of it. Runs until dropped.
+///
+/// # Cancellation
+/// As [`ensure`].
+pub async fn watch(yard: &Yard) {
+    let places = || Ok(Some((yard.hub()?, yard.outside()?)));
+    keep(&yard.node, places, || async { Ok(Some(ensure(yard).await?)) }).await;
+}
+
+/// As [`watch`], for a further node; ends when the node was removed, and brings no removed node back. A cut link that was lost comes
+/// back cut.
+///
+/// # Cancellation
+/// As [`ensure_node`].
+pub async fn watch_node(yard: &Yard, name: &str, cidr: Cidr) {
+    let places = || match Namespace::open(&yard.node_netns(name)) {
+        Err(error) if error.kind() == netns::Kind::NotFound => Ok(None),
+        node => Ok(Some((node.map_err(from_netns)?, yard.hub()?))),
+    };
+    let was_cut = &AtomicBool::new(false);
+    let ensured = || async move {
+        let link = is_cut(yard, name);
+        let made = ensure_shared(yard, name, cidr, Missing::Stays).await?;
+        match link {
+            Ok(cut) => was_cut.store(cut, Ordering::Relaxed),
+            Err(_) if made.is_some() && was_cut.load(Ordering::Relaxed) => drop(cut(yard, name).await?),
+            Err(_) => {}
+        }
+        Ok(made)
+    };
+    keep(name, places, ensured).await;
+}
+
+/// Listens, ensures, waits for news, and again, until there is nothing to ensure any more.
+async fn keep<F: Future<Output = Result<Option<(Arc<Node>, Vec<Step>)>>>>(
+    name: &str,
+    places: impl Fn() -> Result<Option<(Namespace, Namespace)>>,
+    ensured: impl Fn() -> F,
+) {
+    let mut listening = None;
+    loop {
+        let turn = async {
+            let (inside, outside) = match &mut listening {
+                Some(monitors) => monitors,
+                None => {
+                    let Some((inside, outside)) = places()? else { return Ok(false) };
+                    let open = |namespace| Monitor::open(namespace).map_err(from_netns);
+                    listening.insert((open(&inside)?, open(&outside)?))
+                }
+            };
+            let Some((node, steps)) = ensured().await? else { return Ok(false) };
+            for step in steps {
+                tracing::warn!(node = name, effect = step.effect, "network: put back");
+            }
+            let net = node.net();
+            let news = tokio::select! {
+                news = inside.concerns(net) => news,
+                news = outside.concerns(net) => news,
+            };
+            news.map_err(from_netns)?;
+            Ok::<bool, Error>(true)
+        };
+        match turn.await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                tracing::warn!(node = name, error = %error.chain(), "watch the node's network");
+                listening = None;
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -245,3 +245,72 @@ async fn root_nodes_come_and_go_all_at_once() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn root_what_others_remove_is_put_back() {
+    if !root() {
+        return;
+    }
+    let world = World::new();
+    let yard = &world.yard;
+    let (first, _) = network::ensure(yard).await.unwrap();
+    let (node, _) = network::ensure_node(yard, "n1", cidr(1)).await.unwrap();
+    let (zero, one) = (serve(&first, 0), serve(&node, 1));
+    let host = Namespace::open(&yard.host_netns()).unwrap();
+    let (whole, part) = (yard.clone(), yard.clone());
+    let watch = tokio::spawn(async move { network::watch(&whole).await });
+    let watch_node = tokio::spawn(async move { network::watch_node(&part, "n1", cidr(1)).await });
+    let reached = || {
+        [&host, &zero.0, &one.0].iter().all(|from| {
+            ask(from, zero.1).is_ok_and(|index| index == 0) && ask(from, one.1).is_ok_and(|index| index == 1)
+        })
+    };
+    eventually("all reached", reached);
+    let perform = |namespace: &Namespace, request| {
+        netns::netlink::Route::open(namespace).unwrap().perform(request).unwrap();
+    };
+    let index = |namespace: &Namespace, name: &str| {
+        let mut socket = netns::netlink::Route::open(namespace).unwrap();
+        netns::link::find(&mut socket, name).unwrap().unwrap().index
+    };
+    let netns::Uplink::Host(uplink) = &first.net().uplink else { unreachable!() };
+    let default = Cidr::around(Ipv4Addr::UNSPECIFIED, 0);
+    type Meddle<'a> = Box<dyn Fn() + 'a>;
+    let meddlers: [(&str, Meddle<'_>); 7] = [
+        ("link to the host", Box::new(|| perform(&host, netns::link::delete(&uplink.host_link)))),
+        ("link to the host down", Box::new(|| perform(&host, netns::link::set_down(&uplink.host_link)))),
+        (
+            "route to the cluster",
+            Box::new(|| {
+                let link = index(&host, &uplink.host_link);
+                perform(&host, netns::route::delete(first.net().cluster_cidr, link));
+            }),
+        ),
+        ("the fabric", Box::new(|| perform(first.namespace(), netns::link::delete("fabric")))),
+        ("the node's link", Box::new(|| perform(node.namespace(), netns::link::delete("fabric")))),
+        (
+            "the node's default route",
+            Box::new(|| {
+                perform(node.namespace(), netns::route::delete(default, index(node.namespace(), "fabric")))
+            }),
+        ),
+        ("the node's link down", Box::new(|| perform(node.namespace(), netns::link::set_down("fabric")))),
+    ];
+    for (what, meddle) in meddlers {
+        meddle();
+        let started = Instant::now();
+        eventually(what, reached);
+        println!("{what}: back after {:?}", started.elapsed());
+    }
+    network::cut(yard, "n1").await.unwrap();
+    assert!(!reached() && network::is_cut(yard, "n1").unwrap(), "a cut stays");
+    perform(node.namespace(), netns::link::delete("fabric"));
+    eventually("a lost link comes back as it was", || network::is_cut(yard, "n1").is_ok_and(|cut| cut));
+    assert!(!reached());
+    network::heal(yard, "n1").await.unwrap();
+    network::remove_node(yard, "n1").await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), watch_node).await.unwrap().unwrap();
+    assert_eq!(network::open_node(yard, "n1", cidr(1)).err().unwrap().kind(), Kind::NotFound);
+    assert!(!watch.is_finished());
+    watch.abort();
+}

@@ -13,6 +13,8 @@ use netns::{
     Uplink, VirtualPort,
 };
 
+mod fabric;
+
 const PODS: u32 = 100;
 const ADDED: u32 = 100;
 
@@ -48,6 +50,7 @@ fn main() {
         services(&node, &pods, count);
     }
     detach(&node, &pods);
+    fabric::measure(&runtime);
 }
 
 fn address(index: u32) -> Ipv4Addr {
