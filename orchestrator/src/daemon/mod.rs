@@ -156,6 +156,7 @@ async fn serve(yard: Yard, options: Options) -> Result<(), Failure> {
             return Err("the store closed under the controllers".into());
         }
         () = routes => return Err("the store closed under the routes to other nodes".into()),
+        () = node::network::watch(&yard) => return Err("the watch of the node's network ended".into()),
         () = nodes.run() => return Err("the store closed under the node manager".into()),
         () = proxy::run(StoreFeed::new(Arc::clone(&store), proxy::KINDS), proxy) => {
             return Err("the store closed under the proxy".into());

@@ -81,6 +81,8 @@ struct State {
     made: bool,
     /// Whether its link was cut, when that was last done.
     cut: Option<bool>,
+    /// Puts back what others remove of its network.
+    watch: tokio::task::JoinSet<()>,
     /// What was last told of as an Event.
     told: Option<String>,
 }

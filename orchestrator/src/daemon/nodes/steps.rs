@@ -62,6 +62,14 @@ impl<S: Store> Nodes<S> {
             }
             self.take(step, &yard, node.as_ref(), state).await?;
         }
+        // Of an adopted agent's node too. It ends with the node.
+        if let Some(cidr) = cidr
+            && state.agent.is_some()
+            && state.watch.is_empty()
+        {
+            let (whole, name) = (self.yard.clone(), yard.node.clone());
+            state.watch.spawn(async move { network::watch_node(&whole, &name, cidr).await });
+        }
         match &node {
             Some(node) => self.judge(node, wish, state).await,
             None => Ok(Next::Await { deadline: None, listen: false }),
