@@ -14,7 +14,7 @@
 //!
 //! Every packet between pods is routed (addresses are /32), so the rules of the node namespace see all of it.
 //!
-//! Reading order: [`namespace`], [`ipam`], [`plan`] (pure), [`node`], [`pod`], [`service`], [`nft`].
+//! Reading order: [`namespace`], [`ipam`], [`plan`] (pure), [`node`], [`pod`], [`fabric`] (between nodes), [`service`], [`nft`].
 #![forbid(unsafe_code)]
 
 pub mod address;
