@@ -168,10 +168,11 @@ impl Node {
     /// Routes exactly these peers' CIDRs and moved pods by the link to other nodes. The list may name the node itself. A moved pod
     /// that is here, and attached, is routed to the bridge. Idempotent; what serves stays untouched.
     ///
-    /// A hub that has no bridge for other nodes yet gets it, when there is somebody to reach.
+    /// A hub without a bridge for others has nobody to reach, whatever the lists say: nothing is done. Setting up a node makes the bridge
+    /// and the route to that node.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] without a link to other nodes; [`Kind::Invalid`] for what lies outside the cluster CIDR, after the rest
+    /// [`Kind::NotFound`] when the link to other nodes is gone; [`Kind::Invalid`] for what lies outside the cluster CIDR, after the rest
     /// was done; the kernel's refusals.
     pub fn set_peers(&self, peers: &[Peer], moved: &[Moved]) -> Result<Outcome> {
         let during = |error: Error| error.during(format!("routes between nodes of {}", self.net().mark));
@@ -180,7 +181,7 @@ impl Node {
 
     fn set_routes(&self, peers: &[Peer], moved: &[Moved]) -> Result<Outcome> {
         let mut socket = self.socket();
-        let Some(fabric) = self.fabric_link(&mut socket, peers.is_empty() && moved.is_empty())? else {
+        let Some(fabric) = self.fabric_link(&mut socket)? else {
             return Ok(Outcome::Unchanged);
         };
         let links = Links { bridge: self.bridge(), fabric };
@@ -212,25 +213,16 @@ impl Node {
         }
     }
 
-    /// Index of the link to other nodes. `None` where there is none and none is needed.
-    fn fabric_link(&self, socket: &mut Socket, alone: bool) -> Result<Option<u32>> {
+    /// Index of the link to other nodes. `None` for a hub that has none.
+    fn fabric_link(&self, socket: &mut Socket) -> Result<Option<u32>> {
         let net = self.net();
         let name = net
             .fabric_name()
             .ok_or_else(|| Error::new(Kind::Invalid, "the node was opened without a bridge for others"))?;
-        if let Some(link) = link::find(socket, name)? {
-            return Ok(Some(link.index));
-        }
-        match net.uplink {
-            Uplink::Host(_) if alone => Ok(None),
-            Uplink::Fabric(_) => Err(Error::new(Kind::NotFound, format!("link {name}"))),
-            Uplink::Host(_) => {
-                match socket.perform(link::create_bridge(name, link::fabric_mac_of(net.gateway), net.mtu)) {
-                    Err(error) if error.kind() != Kind::AlreadyExists => return Err(error),
-                    _ => socket.perform(link::set_alias(name, &net.alias()))?,
-                }
-                Ok(link::find(socket, name)?.map(|link| link.index))
-            }
+        match (link::find(socket, name)?, &net.uplink) {
+            (Some(link), _) => Ok(Some(link.index)),
+            (None, Uplink::Host(_)) => Ok(None),
+            (None, Uplink::Fabric(_)) => Err(Error::new(Kind::NotFound, format!("link {name}"))),
         }
     }
 }

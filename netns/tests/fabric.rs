@@ -298,7 +298,10 @@ fn root_a_removed_node_leaves_nothing() {
     };
     let alone = Cluster::new(1);
     let before = (routes(alone.hub()), links(alone.hub()), routes(alone.host()));
-    assert_eq!(alone.nodes[0].set_peers(&[], &[]).unwrap(), Outcome::Unchanged);
+    let late = netns::Peer { cidr: cidr(1), gateway: gateway(1) };
+    for peers in [&[][..], &[late]] {
+        assert_eq!(alone.nodes[0].set_peers(peers, &[]).unwrap(), Outcome::Unchanged);
+    }
     assert_eq!((routes(alone.hub()), links(alone.hub()), routes(alone.host())), before, "nothing for nobody");
 
     let cluster = Cluster::new(3);
