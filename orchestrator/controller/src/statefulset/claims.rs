@@ -248,7 +248,7 @@ pub fn grow(cache: &Cache, set: &Object, rules: &Rules, plan: &mut Plan) {
         if is_small && rules.wants(ordinal) && claim.get_str("status.phase") == Some("Bound") {
             let class = claim.get_str("spec.storageClassName").unwrap_or_default();
             let known = cache.get(&Key::new(*CLASSES, "", class));
-            if !known.is_some_and(|class| class.get_bool("allowVolumeExpansion") == Some(true)) {
+            if known.is_none_or(|class| class.get_bool("allowVolumeExpansion") != Some(true)) {
                 let text = format!(
                     "Claim {} cannot grow to {wanted}: storage class {class:?} does not say allowVolumeExpansion: true",
                     claim.name()
