@@ -130,9 +130,9 @@ async fn root_nodes_come_are_cut_and_go() {
     let pods: Vec<_> = (0..3).map(|index| serve(&nodes[usize::from(index)], index)).collect();
     let reached = |from: usize, to: usize| ask(&pods[from].0, pods[to].1).ok() == u8::try_from(to).ok();
     let host = Namespace::open(&yard.host_netns()).unwrap();
-    for to in 0..3 {
+    for (to, (_, address)) in pods.iter().enumerate() {
         assert!((0..3).all(|from| reached(from, to)), "{to}");
-        assert_eq!(ask(&host, pods[to].1).unwrap(), u8::try_from(to).unwrap());
+        assert_eq!(ask(&host, *address).unwrap(), u8::try_from(to).unwrap());
     }
 
     assert!(!network::is_cut(yard, "n1").unwrap());
