@@ -35,7 +35,7 @@ pub(crate) async fn run(mut feed: impl Feed, network: Arc<netns::Node>, name: St
         let Some(told) = told else { return };
         told.into_iter().chain(std::iter::from_fn(|| feed.try_next())).for_each(|told| nodes.take_in(told));
         let peers: Vec<Peer> = nodes.0.values().filter(|node| node.name() != name).filter_map(peer).collect();
-        let moved: Vec<Moved> = nodes.0.values().flat_map(|node| moved(node)).collect();
+        let moved: Vec<Moved> = nodes.0.values().flat_map(moved).collect();
         if of == Of::First && moved.is_empty() && !had_moved && !is_refused {
             continue;
         }
