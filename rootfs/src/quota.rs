@@ -66,7 +66,6 @@ pub(crate) fn limit(dir: &Path, project: u32, limit_bytes: u64) -> Result<(), Er
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::{BindAccess, claimed_fd};
     use crate::{Claim, Enforcement, Volumes, Wish, loopfs};
     use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
     use std::io::Write;
@@ -97,7 +96,7 @@ mod tests {
         let image = dir.join("disk.img");
         File::create(&image).unwrap().set_len(64 << 20).unwrap();
         let made = Command::new("mkfs.ext4")
-            .args(["-q", "-O", "project,quota", "-E", "quotatype=prjquota"])
+            .args(["-q", "-b", "4096", "-O", "project,quota", "-E", "quotatype=prjquota"])
             .arg(&image)
             .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
             .status();
@@ -122,8 +121,9 @@ mod tests {
         let owner = Claim { uid: "a".into(), epoch: 1 };
         let volume = volumes.ensure("pvc-1", &owner, wish).unwrap();
         assert_eq!(volume.backing.enforcement(), "projectQuota");
-        let data = claimed_fd(&volume.source, &owner, None, BindAccess::ReadWrite).unwrap();
-        let file = Path::new("/proc/self/fd").join(data.as_raw_fd().to_string()).join("full");
+        // By its path: before Linux 6.15 nothing can be bound out of a filesystem that is mounted nowhere.
+        let file =
+            Path::new("/proc/self/fd").join(mount.as_raw_fd().to_string()).join("volumes/pvc-1/data/full");
         let fitted = fill(&file);
         assert!((3 << 20..=4 << 20).contains(&fitted), "{fitted} bytes fitted");
         volumes.grow("pvc-1", "a", 8 << 20).unwrap();
@@ -131,7 +131,7 @@ mod tests {
         assert!((7 << 20..=8 << 20).contains(&fitted), "{fitted} bytes fitted");
         let other = volumes.ensure("pvc-2", &Claim { uid: "b".into(), epoch: 1 }, wish).unwrap();
         assert_ne!(other.backing, volume.backing, "each has a project of its own");
-        drop((data, mount));
+        drop(mount);
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

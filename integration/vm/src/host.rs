@@ -43,6 +43,10 @@ const MODULES: &[&str] = &[
     "sch_tbf",
     "sch_netem",
     "loop",
+    // Claims whose size the filesystem enforces.
+    "crc32c_generic",
+    "ext4",
+    "quota_v2",
 ];
 
 struct Options {

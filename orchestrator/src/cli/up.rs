@@ -95,6 +95,11 @@ impl Place {
         if let Some(socket) = &globals.socket {
             yard.socket.clone_from(socket);
         }
+        // Shims and agents have other working directories.
+        for path in [&mut yard.data_dir, &mut yard.run_dir, &mut yard.log_dir, &mut yard.socket] {
+            *path = std::path::absolute(&*path)
+                .map_err(|error| Error::Usage(format!("{}: {error}", path.display())))?;
+        }
         Ok(yard)
     }
 }
@@ -158,6 +163,8 @@ mod tests {
         assert_eq!((test.name.as_str(), test.isolated), ("t", true));
         assert_eq!(test.socket, PathBuf::from("/r/podyard.sock"));
         assert_eq!(yard("up", Some("/s")).socket, PathBuf::from("/s"));
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(yard("up --isolated --name t --run-dir r", None).socket, here.join("r/podyard.sock"));
         assert!(Line::try_parse_from(["up", "--isolated"]).is_err());
         let named = yard("up --name t", None);
         assert_eq!((named.isolated, named.cgroup_parent.as_str()), (false, "/podyard-t"));

@@ -201,13 +201,7 @@ pub(super) async fn release<S: Store>(
 ) -> Result<Fenced, Error> {
     let mut fenced = Fenced::default();
     let begun = Instant::now();
-    let claims = Key::core("persistentvolumeclaims", "", "").resource;
-    let (_, claims) = registry.store().list(claims, None);
-    let held = claims.iter().map(store::Record::object);
-    let held = held.filter(|claim| holder::holder_node(claim) == Some(&yard.node));
-    for released in join_all(held.map(|claim| release_claim(registry, claim, yard, killed))).await {
-        fenced.claims.extend(released?);
-    }
+    fenced.claims = release_claims(registry, yard, killed).await?;
     fenced.claims_micros = begun.elapsed().as_micros();
     let begun = Instant::now();
     let pods = pods_of(registry, &yard.node);
@@ -224,8 +218,25 @@ pub(super) async fn release<S: Store>(
     for removed in join_all(removals).await {
         fenced.pods.extend(removed?);
     }
+    // A claim that the dead agent asked for with its last breath, granted after the first look: nobody else would
+    // release it. Now that the pods are gone the node has no right to hold any.
+    fenced.claims.extend(release_claims(registry, yard, killed).await?);
     fenced.pods_micros = begun.elapsed().as_micros();
     Ok(fenced)
+}
+
+/// Takes every claim from the node.
+async fn release_claims<S: Store>(
+    registry: &Registry<S>,
+    yard: &Yard,
+    killed: &Killed,
+) -> Result<Vec<(Object, holder::Proof)>, Error> {
+    let claims = Key::core("persistentvolumeclaims", "", "").resource;
+    let (_, claims) = registry.store().list(claims, None);
+    let held = claims.iter().map(store::Record::object);
+    let held = held.filter(|claim| holder::holder_node(claim) == Some(&yard.node));
+    let released = join_all(held.map(|claim| release_claim(registry, claim, yard, killed))).await;
+    released.into_iter().filter_map(Result::transpose).collect()
 }
 
 /// Takes one claim from its holder on the node, unless that is no longer the holder.
