@@ -291,6 +291,9 @@ pub async fn watch(yard: &Yard) {
     keep(&yard.node, places, || async { Ok(Some(ensure(yard).await?)) }).await;
 }
 
+/// What the step that makes a node's link says of itself.
+const MAKES_A_LINK: &str = "create veth";
+
 /// As [`watch`], for a further node; ends when the node was removed, and brings no removed node back. A cut link that was lost comes
 /// back cut.
 ///
@@ -305,10 +308,13 @@ pub async fn watch_node(yard: &Yard, name: &str, cidr: Cidr) {
     let ensured = || async move {
         let link = is_cut(yard, name);
         let made = ensure_shared(yard, name, cidr, Missing::Stays).await?;
-        match link {
-            Ok(cut) => was_cut.store(cut, Ordering::Relaxed),
-            Err(_) if made.is_some() && was_cut.load(Ordering::Relaxed) => drop(cut(yard, name).await?),
-            Err(_) => {}
+        // It may have been lost before we looked, or between the look and the mending.
+        let lost = link.is_err()
+            || made.iter().flat_map(|(_, steps)| steps).any(|step| step.effect.contains(MAKES_A_LINK));
+        let cut_before = link.unwrap_or_else(|_| was_cut.load(Ordering::Relaxed));
+        was_cut.store(cut_before, Ordering::Relaxed);
+        if lost && cut_before && made.is_some() {
+            cut(yard, name).await?;
         }
         Ok(made)
     };

@@ -304,6 +304,12 @@ async fn root_what_others_remove_is_put_back() {
     }
     network::cut(yard, "n1").await.unwrap();
     assert!(!reached() && network::is_cut(yard, "n1").unwrap(), "a cut stays");
+    // Once more put back: whoever watches has been here since the cut, and knows of it.
+    perform(node.namespace(), netns::link::set_down("fabric"));
+    eventually("the node's link is up again", || {
+        let mut socket = netns::netlink::Route::open(node.namespace()).unwrap();
+        netns::link::find(&mut socket, "fabric").unwrap().is_some_and(|link| link.up)
+    });
     perform(node.namespace(), netns::link::delete("fabric"));
     eventually("a lost link comes back as it was", || network::is_cut(yard, "n1").is_ok_and(|cut| cut));
     assert!(!reached());
