@@ -254,8 +254,12 @@ impl Yard {
             .stderr(Stdio::piped())
             .spawn()
             .expect("run podyard");
-        child.stdin.take().expect("its stdin").write_all(input.as_bytes()).expect("write its stdin");
-        child.wait_with_output().expect("await podyard").into()
+        let mut stdin = child.stdin.take().expect("its stdin");
+        std::thread::scope(|scope| {
+            // Beside the reading: who waits for its output to be taken takes no more input.
+            scope.spawn(move || stdin.write_all(input.as_bytes()).expect("write its stdin"));
+            child.wait_with_output().expect("await podyard").into()
+        })
     }
 
     /// Starts the client and returns it running (watches, follows).
