@@ -9,7 +9,7 @@ use nix::libc;
 use crate::cgroup::Cgroup;
 use crate::container::Parent;
 use crate::error::{Call, Error, Kind, Result, Step};
-use crate::protocol::{Channel, Order, Report};
+use crate::protocol::{Ask, Channel, Order, Report};
 use crate::sys::{self, Forked};
 
 /// Where and whose a new process is.
@@ -49,7 +49,8 @@ enum Trouble {
 }
 
 impl Birth<'_> {
-    /// Makes the process, and returns when it is ready. `map_ids` is given its pid while it waits for Go.
+    /// Makes the process, and returns when it is ready. `serve` does what it asks for, given its pid and pidfd; first of all,
+    /// before Go, what comes at the beginning.
     ///
     /// The child is born in its cgroup. Where the kernel cannot do that it moves there itself, first of all: before
     /// 5.7, and also from about 6.14 on if the destination, or the caller's own cgroup, was once killed by
@@ -57,7 +58,11 @@ impl Birth<'_> {
     /// missed, and kill it.
     ///
     /// Source: clone(2); kernel/cgroup/cgroup.c, `kill_seq`, seen on 6.18.
-    pub(crate) fn give<S: Script>(&self, mut script: S, map_ids: impl Fn(i32) -> Result<()>) -> Result<Born> {
+    pub(crate) fn give<S: Script>(
+        &self,
+        mut script: S,
+        serve: impl Fn(&Ask, i32, &OwnedFd) -> Result<()>,
+    ) -> Result<Born> {
         // A process of a container must not be traced by others there while it is half made. Source: CVE-2016-9962.
         nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".into())?;
         let step = || match self.cgroup {
@@ -75,7 +80,10 @@ impl Birth<'_> {
                 }
                 Ok(Forked::Parent { pid, pidfd }) => {
                     drop(theirs);
-                    match greet(&ours, pid, &map_ids) {
+                    let mut child = (pid, pidfd);
+                    let heard = greet(&ours, &mut child, &serve);
+                    let (pid, pidfd) = child;
+                    match heard {
                         Ok((warnings, console)) => {
                             return Ok(Born { pid, pidfd, channel: ours, warnings, console });
                         }
@@ -137,6 +145,18 @@ fn cannot_be_born_there(error: &Error) -> bool {
     matches!(error.errno(), Some(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP))
 }
 
+/// Reaps one that has exited, or is about to. Gone already is what a caller that ignores SIGCHLD sees.
+fn reap(pidfd: &OwnedFd) -> Result<()> {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    loop {
+        match waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(rustix::io::Errno::CHILD) => return Ok(()),
+            Err(e) => return Err(e).call(|| "waitid(P_PIDFD)".into()),
+        }
+    }
+}
+
 fn own_pid_namespace() -> Result<OwnedFd> {
     use rustix::fs::{Mode, OFlags, open};
     open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
@@ -161,10 +181,10 @@ fn live<S: Script>(script: S, channel: &Channel) -> ! {
 /// The parent's half of the exchange, until Ready.
 fn greet(
     channel: &Channel,
-    pid: i32,
-    map_ids: &impl Fn(i32) -> Result<()>,
+    child: &mut (i32, OwnedFd),
+    serve: &impl Fn(&Ask, i32, &OwnedFd) -> Result<()>,
 ) -> Result<(Vec<String>, Option<OwnedFd>), Trouble> {
-    map_ids(pid)
+    serve(&Ask::Begin, child.0, &child.1)
         .map_err(|e| if e.kind() == Kind::NotFound { Trouble::Stillborn } else { Trouble::Failed(e) })?;
     let stillborn = |e: Error| match e.errno() {
         // It went before Go was sent, or before it was read.
@@ -172,12 +192,28 @@ fn greet(
         _ => Trouble::Failed(e),
     };
     channel.send(&Order::Go, None).map_err(stillborn)?;
-    match channel.receive::<Report>().map_err(stillborn)? {
-        Some((Report::Ready { warnings }, fd)) => Ok((warnings, fd)),
-        Some((Report::Failed(error), _)) => Err(Trouble::Failed(error)),
-        None => Err(Trouble::Failed(Error::new(
-            Kind::Internal,
-            "the new process died before it was ready (killed, or out of memory)",
-        ))),
+    let mut heard = channel.receive::<Report>().map_err(stillborn)?;
+    loop {
+        match heard {
+            Some((Report::Ready { warnings }, fd)) => return Ok((warnings, fd)),
+            Some((Report::Failed(error), _)) => return Err(Trouble::Failed(error)),
+            Some((Report::Ask(what), _)) => {
+                serve(&what, child.0, &child.1).map_err(Trouble::Failed)?;
+                channel.send(&Order::Done, None).map_err(Trouble::Failed)?;
+            }
+            Some((Report::Reborn { pid }, Some(pidfd))) => {
+                let (_, before) = std::mem::replace(child, (pid, pidfd));
+                reap(&before).map_err(Trouble::Failed)?;
+            }
+            Some((Report::Reborn { .. }, None)) => {
+                let text = "a process was born again without a descriptor";
+                return Err(Trouble::Failed(Error::new(Kind::Internal, text)));
+            }
+            None => {
+                let text = "the new process died before it was ready (killed, or out of memory)";
+                return Err(Trouble::Failed(Error::new(Kind::Internal, text)));
+            }
+        }
+        heard = channel.receive::<Report>().map_err(Trouble::Failed)?;
     }
 }

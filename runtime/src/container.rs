@@ -12,11 +12,14 @@ pub use crate::process::Stdio;
 use crate::birth::{Birth, Born};
 use crate::cgroup::{Cgroup, Layout};
 use crate::error::{Call, Error, Kind, Result, Step};
+use crate::hooks;
 use crate::init::{Init, InitStdio};
 use crate::mounts::CgroupView;
-use crate::namespaces::{self, Source};
+use crate::namespaces::{self, Entry, Source, UserNamespace};
 use crate::plan::{IdMap, Plan};
-use crate::protocol::{Channel, Order, Report, above_stdio};
+use crate::protocol::{Ask, Channel, Order, Report, above_stdio};
+use crate::seccomp::Filter;
+use crate::state::{Identity, Status};
 
 /// Everything a container is made from. The caller's descriptors are consumed.
 #[derive(Debug)]
@@ -109,7 +112,9 @@ fn start(channel: Channel) -> Result<()> {
     match channel.receive::<Report>()? {
         None => Ok(()),
         Some((Report::Failed(error), _)) => Err(error),
-        Some((Report::Ready { .. }, _)) => Err(Error::new(Kind::Internal, "ready twice")),
+        Some((Report::Ready { .. } | Report::Ask(_) | Report::Reborn { .. }, _)) => {
+            Err(Error::new(Kind::Internal, "it was ready, and is not"))
+        }
     }
 }
 
@@ -128,22 +133,39 @@ pub fn create(request: CreateRequest) -> Result<Created> {
     let CreateRequest { plan, root, mounts, stdio, namespaces, cgroup, parent, start_listener } = request;
     let mut join = open_namespaces(&plan, namespaces)?;
     let pid_namespace = take(&mut join, namespaces::Kind::Pid);
-    let mut flags = 0;
-    for (kind, source) in &plan.namespaces {
-        let joined = join.iter().any(|(k, _)| k == kind)
-            || (*kind == namespaces::Kind::Pid && pid_namespace.is_some());
-        // The cgroup namespace is made later: its root is the cgroup the process is in by then.
-        if *source == Source::New && !joined && *kind != namespaces::Kind::Cgroup {
-            flags |= kind.flag() as u64;
+    let joins = |kind| join.iter().any(|(k, _)| *k == kind);
+    let made = |kind: namespaces::Kind| {
+        plan.fresh(kind) && !joins(kind) && (kind != namespaces::Kind::Pid || pid_namespace.is_none())
+    };
+    // The cgroup namespace is made later: its root is the cgroup the process is in by then. The time namespace too: its
+    // clocks are set before anybody is in it.
+    let at_birth = namespaces::Kind::ALL
+        .into_iter()
+        .filter(|kind| !matches!(kind, namespaces::Kind::Cgroup | namespaces::Kind::Time) && made(*kind));
+    let mut flags = at_birth.fold(0, |flags, kind| flags | kind.flag());
+    // Born in a new user namespace, it could join nothing of the host's; and one to be joined is left by nobody.
+    let user = match take(&mut join, namespaces::Kind::User) {
+        Some(fd) => Some(UserNamespace::Joined(fd)),
+        None if flags & libc::CLONE_NEWUSER == 0 => None,
+        None if join.is_empty() => Some(UserNamespace::Own),
+        None => Some(UserNamespace::New),
+    };
+    let mut make = 0;
+    if matches!(user, Some(UserNamespace::New | UserNamespace::Joined(_))) {
+        (flags, make) = (0, flags & !libc::CLONE_NEWUSER);
+        if parent == Parent::Sibling && make & libc::CLONE_NEWPID != 0 {
+            let text = "a new pid namespace in it takes a process of the caller's own in between";
+            return Err(Error::unsupported("linux.namespaces: user", text));
         }
     }
+    let entry = Entry { join, user, make };
     let stdio = match stdio {
         Stdio::Fds([a, b, c]) => InitStdio::Fds([above_stdio(a)?, above_stdio(b)?, above_stdio(c)?]),
         Stdio::Terminal(size) => InitStdio::Terminal(size),
     };
-    let user_namespace = flags & libc::CLONE_NEWUSER as u64 != 0;
+    let user_namespace = flags & libc::CLONE_NEWUSER != 0;
     let birth = Birth {
-        flags,
+        flags: flags as u64,
         cgroup: cgroup.as_ref(),
         pid_namespace: pid_namespace.as_ref().map(AsFd::as_fd),
         parent,
@@ -151,19 +173,43 @@ pub fn create(request: CreateRequest) -> Result<Created> {
     let init = Init {
         root,
         mounts,
-        join,
+        entry,
         cgroups: cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::v1_tasks)?,
         cgroup_view: cgroup.as_ref().map_or(CgroupView::None, view),
         stdio,
         listener: start_listener,
         plan: &plan,
     };
-    let map_ids = |pid| match user_namespace {
-        true => write_id_maps(pid, &plan.uid_map, &plan.gid_map),
-        false => Ok(()),
+    let serve = |what: &Ask, pid, pidfd: &OwnedFd| match what {
+        Ask::Begin if user_namespace => write_id_maps(pid, &plan.uid_map, &plan.gid_map),
+        Ask::Begin => Ok(()),
+        Ask::MapIds => write_id_maps(pid, &plan.uid_map, &plan.gid_map),
+        Ask::Listener(fd) => {
+            introduce(plan.seccomp.as_ref(), (pid, pidfd, *fd), &plan.identity, Status::Creating)
+        }
+        Ask::TimeOffsets => set_clocks(pid, &plan.time_offsets),
+        Ask::RuntimeHooks => {
+            let state = plan.identity.state(Status::Creating, Some(pid));
+            let env = hooks::own_environment();
+            hooks::run(&plan.hooks.prestart, &state, &env)?;
+            hooks::run(&plan.hooks.create_runtime, &state, &env)
+        }
     };
-    let Born { pid, pidfd, channel, warnings, console } = birth.give(init, map_ids)?;
+    let Born { pid, pidfd, channel, warnings, console } = birth.give(init, serve)?;
     Ok(Created { pid, pidfd, start: StartGate(channel), console, warnings })
+}
+
+/// Brings a filter's agent what it listens with.
+pub(crate) fn introduce(
+    filter: Option<&Filter>,
+    process: (i32, &OwnedFd, i32),
+    identity: &Identity,
+    status: Status,
+) -> Result<()> {
+    match filter.and_then(Filter::agent) {
+        Some(agent) => agent.introduce(process, identity, status),
+        None => Err(Error::new(Kind::Internal, "no agent was asked for")),
+    }
 }
 
 /// Opens the namespaces that the plan names by path, and adds those given by descriptor.
@@ -172,14 +218,6 @@ fn open_namespaces(
     given: BTreeMap<namespaces::Kind, OwnedFd>,
 ) -> Result<Vec<(namespaces::Kind, OwnedFd)>> {
     use rustix::fs::{Mode, OFlags, open};
-    for kind in [namespaces::Kind::Mount, namespaces::Kind::User] {
-        if given.contains_key(&kind) {
-            return Err(Error::unsupported(
-                format!("join a {} namespace", kind.file_name()),
-                "a new container has its own",
-            ));
-        }
-    }
     let mut join: BTreeMap<_, _> = given;
     for (kind, source) in &plan.namespaces {
         if let (Source::Path(path), false) = (source, join.contains_key(kind)) {
@@ -189,7 +227,32 @@ fn open_namespaces(
             join.insert(*kind, fd);
         }
     }
+    if let Some(fd) = join.get(&namespaces::Kind::Mount) {
+        refuse_own_mounts(fd)?;
+    }
+    // Joining its own is an error to the kernel, and changes nothing.
+    if let Some(fd) = join.get(&namespaces::Kind::User)
+        && is_own(fd, namespaces::Kind::User)?
+    {
+        join.remove(&namespaces::Kind::User);
+    }
     join.into_iter().map(|(kind, fd)| Ok((kind, above_stdio(fd)?))).collect()
+}
+
+/// Whether `fd` names the namespace that this process is in.
+fn is_own(fd: &OwnedFd, kind: namespaces::Kind) -> Result<bool> {
+    let own = format!("/proc/self/ns/{}", kind.file_name());
+    let own = rustix::fs::stat(&own).call(|| format!("stat({own:?})"))?;
+    let found = rustix::fs::fstat(fd).call(|| format!("fstat({} namespace)", kind.file_name()))?;
+    Ok((own.st_dev, own.st_ino) == (found.st_dev, found.st_ino))
+}
+
+/// A container's root becomes the root of everybody in its mount namespace.
+fn refuse_own_mounts(fd: &OwnedFd) -> Result<()> {
+    if is_own(fd, namespaces::Kind::Mount)? {
+        return Err(Error::invalid("linux.namespaces: mnt", "is the runtime's own, and would be changed"));
+    }
+    Ok(())
 }
 
 fn take(list: &mut Vec<(namespaces::Kind, OwnedFd)>, kind: namespaces::Kind) -> Option<OwnedFd> {
@@ -220,4 +283,10 @@ fn write_id_maps(pid: i32, uids: &[IdMap], gids: &[IdMap]) -> Result<()> {
             .step("map user and group IDs")?;
     }
     Ok(())
+}
+
+/// Source: time_namespaces(7), "/proc/pid/timens_offsets".
+fn set_clocks(pid: i32, offsets: &str) -> Result<()> {
+    let path = PathBuf::from(format!("/proc/{pid}/timens_offsets"));
+    std::fs::write(&path, offsets).call(|| format!("write({path:?}, {offsets:?})")).step("linux.timeOffsets")
 }

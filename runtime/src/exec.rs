@@ -8,20 +8,21 @@
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
-use nix::libc;
-
+use crate::attributes;
 use crate::birth::{Birth, Born, Script};
 use crate::cgroup::Cgroup;
 use crate::console;
-use crate::container::{Parent, StartGate};
+use crate::container::{Parent, StartGate, introduce};
 use crate::error::{Call, Error, Kind, Result, Step};
 use crate::init::join_cgroups;
 use crate::mounts;
+use crate::namespaces;
 pub use crate::process::ProcessPlan;
 
 use crate::process::{Settling, Stdio};
-use crate::protocol::{Channel, Order, Report, above_stdio};
+use crate::protocol::{Ask, Channel, Order, Report, above_stdio};
 use crate::seccomp::Filter;
+use crate::state::{Identity, Status};
 use crate::sys;
 
 /// Everything an exec is made from.
@@ -39,6 +40,8 @@ pub struct ExecRequest {
     pub cgroup: Option<Cgroup>,
     /// Whose child the process is.
     pub parent: Parent,
+    /// What the agent of its filter is told of the container.
+    pub identity: Identity,
 }
 
 /// A process running its program.
@@ -56,7 +59,8 @@ pub struct Executed {
 
 struct Entering<'a> {
     target: OwnedFd,
-    joins_user: bool,
+    /// `CLONE_NEW*` bits of those namespaces of its that are not ours already.
+    kinds: i32,
     process: &'a ProcessPlan,
     seccomp: Option<&'a Filter>,
     stdio: Stdio,
@@ -73,23 +77,30 @@ struct Entering<'a> {
 /// # Panics
 /// If the calling process has more than one thread.
 pub fn exec(request: ExecRequest) -> Result<Executed> {
-    let ExecRequest { target, process, seccomp, stdio, cgroup, parent } = request;
+    let ExecRequest { target, process, seccomp, stdio, cgroup, parent, identity } = request;
     let target = above_stdio(target)?;
     let stdio = match stdio {
         Stdio::Fds([a, b, c]) => Stdio::Fds([above_stdio(a)?, above_stdio(b)?, above_stdio(c)?]),
         terminal => terminal,
     };
-    let joins_user = other_user_namespace(&target)?;
+    let kinds = namespaces_to_join(&target)?;
     let birth = Birth { flags: 0, cgroup: cgroup.as_ref(), pid_namespace: Some(target.as_fd()), parent };
     let entering = Entering {
         target: rustix::io::fcntl_dupfd_cloexec(&target, 3).call(|| "fcntl(F_DUPFD)".into())?,
-        joins_user,
+        kinds,
         process: &process,
         seccomp: seccomp.as_ref(),
         stdio,
         cgroups: cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::v1_tasks)?,
     };
-    let Born { pid, pidfd, channel, warnings, console } = birth.give(entering, |_| Ok(()))?;
+    let serve = |what: &Ask, pid, pidfd: &OwnedFd| match what {
+        Ask::Begin => Ok(()),
+        Ask::Listener(fd) => introduce(seccomp.as_ref(), (pid, pidfd, *fd), &identity, Status::Running),
+        other => Err(Error::new(Kind::Internal, format!("an exec asks for {other:?}"))),
+    };
+    let initial = process.attributes.initial_cpus.as_deref();
+    let born = attributes::on_cpus(initial, || birth.give(entering, serve))?;
+    let Born { pid, pidfd, channel, warnings, console } = born;
     match StartGate::from_fd(channel.into_fd()).start() {
         Ok(()) => Ok(Executed { pid, pidfd, console, warnings }),
         Err(error) => {
@@ -108,16 +119,9 @@ impl Script for Entering<'_> {
         sys::close_all_but(&self.descriptors(channel))?;
         sys::reset_signals()?;
         join_cgroups(&self.cgroups)?;
+        self.process.attributes.settle_on_cpus()?;
         rustix::process::setsid().call(|| "setsid()".into())?;
-        let mut kinds = libc::CLONE_NEWNS
-            | libc::CLONE_NEWUTS
-            | libc::CLONE_NEWIPC
-            | libc::CLONE_NEWNET
-            | libc::CLONE_NEWCGROUP;
-        if self.joins_user {
-            kinds |= libc::CLONE_NEWUSER;
-        }
-        sys::setns(self.target.as_fd(), kinds).step("join the container's namespaces")?;
+        sys::setns(self.target.as_fd(), self.kinds).step("join the container's namespaces")?;
         drop(self.target);
         // Joining a mount namespace moves root and working directory to its root.
         let root = open_root()?;
@@ -142,6 +146,7 @@ impl Script for Entering<'_> {
             proc: proc.as_fd(),
             stdio: [stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()],
             terminal: master.is_some(),
+            channel,
         }
         .settle(&mut warnings)?;
         let ready = Report::ready(warnings);
@@ -178,12 +183,33 @@ fn open_root() -> Result<OwnedFd> {
     open("/", flags, Mode::empty()).call(|| "open(\"/\")".into())
 }
 
-/// Whether the target's user namespace is another than ours: joining one's own is an error.
-fn other_user_namespace(target: &OwnedFd) -> Result<bool> {
-    use std::os::unix::fs::MetadataExt;
+/// Joining one's own user namespace is an error, and a kernel may lack time namespaces.
+fn namespaces_to_join(target: &OwnedFd) -> Result<i32> {
     let pid = pid_of(target)?;
-    let inode = |path: String| std::fs::metadata(&path).call(|| format!("stat({path:?})")).map(|m| m.ino());
-    Ok(inode(format!("/proc/{pid}/ns/user"))? != inode("/proc/self/ns/user".into())?)
+    let mut kinds = 0;
+    for kind in namespaces::Kind::ALL {
+        let link = |of: &str| {
+            let path = format!("/proc/{of}/ns/{}", kind.file_name());
+            std::fs::read_link(&path).call(|| format!("readlink({path:?})"))
+        };
+        match kind {
+            // It is born in it.
+            namespaces::Kind::Pid => {}
+            namespaces::Kind::User => {
+                if link(&pid.to_string())? != link("self")? {
+                    kinds |= kind.flag();
+                }
+            }
+            namespaces::Kind::Time => {
+                let own = link("self");
+                if own.is_ok() && link(&pid.to_string())? != own? {
+                    kinds |= kind.flag();
+                }
+            }
+            other => kinds |= other.flag(),
+        }
+    }
+    Ok(kinds)
 }
 
 /// The pid that a pidfd names, in this process's procfs.

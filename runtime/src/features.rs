@@ -3,13 +3,13 @@
 use crate::namespaces::Kind;
 
 /// Kinds of hooks that are run.
-pub const HOOKS: [&str; 0] = [];
+pub const HOOKS: [&str; 6] = crate::hooks::NAMES;
 
-/// Whether AppArmor profiles are applied.
-pub const APPARMOR: bool = false;
+/// Whether AppArmor profiles are applied, on a kernel that has it.
+pub const APPARMOR: bool = true;
 
-/// Whether SELinux labels are applied.
-pub const SELINUX: bool = false;
+/// Whether SELinux labels are applied, on a kernel that has it.
+pub const SELINUX: bool = true;
 
 /// Whether mounts can be id-mapped.
 pub const IDMAP: bool = false;
@@ -42,6 +42,7 @@ pub fn seccomp_actions() -> Vec<&'static str> {
         "SCMP_ACT_TRACE",
         "SCMP_ACT_ALLOW",
         "SCMP_ACT_LOG",
+        "SCMP_ACT_NOTIFY",
     ];
     all.sort_unstable();
     all
@@ -61,11 +62,19 @@ pub fn seccomp_operators() -> [&'static str; 7] {
 }
 
 /// Architectures whose calls a profile can allow: others are answered `ENOSYS`.
-pub fn seccomp_architectures() -> [&'static str; 1] {
-    [if cfg!(target_arch = "aarch64") { "SCMP_ARCH_AARCH64" } else { "SCMP_ARCH_X86_64" }]
+pub fn seccomp_architectures() -> &'static [&'static str] {
+    match cfg!(target_arch = "aarch64") {
+        true => &["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"],
+        false => &["SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"],
+    }
 }
 
 /// Flags of a filter.
-pub fn seccomp_flags() -> [&'static str; 3] {
-    ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"]
+pub fn seccomp_flags() -> [&'static str; 4] {
+    [
+        "SECCOMP_FILTER_FLAG_LOG",
+        "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+        "SECCOMP_FILTER_FLAG_TSYNC",
+        "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+    ]
 }

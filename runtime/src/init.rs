@@ -4,27 +4,31 @@
 //! sends that to the parent. Nothing here returns to the code that cloned.
 
 use std::convert::Infallible;
+use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use crate::birth::Script;
 use crate::console::{self, WindowSize};
 use crate::error::{Call, Error, Kind, Result, Step};
+use crate::hooks;
+use crate::labels;
 use crate::mounts::beneath::{self, Links};
 use crate::mounts::{self, CgroupView, DetachedMount, Root};
-use crate::namespaces;
+use crate::namespaces::{self, Entry, UserNamespace};
 use crate::plan::Plan;
 use crate::process::Settling;
-use crate::protocol::{Channel, Order, Report};
-use crate::sys;
+use crate::protocol::{Ask, Channel, Order, Report};
+use crate::state::Status;
+use crate::sys::{self, Forked};
 
 /// What the first process needs, all opened before the clone.
 pub(crate) struct Init<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) root: Root,
     pub(crate) mounts: Vec<DetachedMount>,
-    /// Namespaces to join, but for the PID namespace, in which the child is born.
-    pub(crate) join: Vec<(namespaces::Kind, OwnedFd)>,
+    /// The namespaces that it was not born in.
+    pub(crate) entry: Entry,
     /// `tasks` and `cgroup.procs` files in which to write `0`.
     pub(crate) cgroups: Vec<OwnedFd>,
     pub(crate) cgroup_view: CgroupView,
@@ -51,13 +55,11 @@ impl Script for Init<'_> {
         sys::reset_signals()?;
         // Before the cgroup namespace, whose root is where the process is then.
         join_cgroups(&self.cgroups)?;
+        self.entry.enter(channel, &plan.uid_map, &plan.gid_map)?;
+        if self.entry.reborn() {
+            be_reborn(channel)?;
+        }
         rustix::process::setsid().call(|| "setsid()".into())?;
-        for (kind, fd) in &self.join {
-            sys::setns(fd.as_fd(), kind.flag()).step(format!("join the {} namespace", kind.file_name()))?;
-        }
-        if plan.fresh(namespaces::Kind::User) {
-            become_root()?;
-        }
         if plan.fresh(namespaces::Kind::Cgroup) {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
                 .call(|| "unshare(CLONE_NEWCGROUP)".into())?;
@@ -75,8 +77,15 @@ impl Script for Init<'_> {
         // Modes below are meant as written.
         let umask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
         let proc = mounts::private_proc()?;
-        let root = mounts::attach_root(self.root)?;
+        if plan.fresh(namespaces::Kind::Time) && !self.entry.joins(namespaces::Kind::Time) {
+            namespaces::enter_time(proc.as_fd(), !plan.time_offsets.is_empty(), channel)?;
+        }
+        if plan.mount_label.is_some() && !labels::selinux(proc.as_fd())? {
+            return Err(Error::unsupported("linux.mountLabel", "this kernel runs without SELinux"));
+        }
+        let root = mounts::attach_root(self.root, plan.pivot)?;
         mounts::populate(&root, plan, self.mounts, &self.cgroup_view, &proc)?;
+        run_create_hooks(plan, &root, channel)?;
         let (stdio, master) = match self.stdio {
             InitStdio::Fds(fds) => (fds, None),
             InitStdio::Terminal(size) => {
@@ -104,19 +113,23 @@ impl Script for Init<'_> {
             proc: proc.as_fd(),
             stdio: [stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()],
             terminal: master.is_some(),
+            channel,
         }
         .settle(&mut warnings)?;
         let ready = Report::ready(warnings);
         channel.send(&ready, master.as_ref().map(AsFd::as_fd))?;
         // What it waits with is nothing of the host's, also not what the caller had open.
-        drop((master, stdio, root, proc, self.join, self.cgroups));
+        drop((master, stdio, root, proc, self.entry, self.cgroups));
         let listener = self.listener.as_ref().map_or(0, AsRawFd::as_raw_fd);
         let waiting = [0, 1, 2, channel.as_fd().as_raw_fd(), listener];
         let kept: Vec<RawFd> = plan.process.preserved().chain(waiting).collect();
         sys::close_all_but(&kept)?;
 
         let answer = wait_for_start(channel, self.listener)?;
-        let error = settled.execute();
+        let error = match run_start_hooks(plan, settled.environment()) {
+            Ok(()) => settled.execute(),
+            Err(error) => error,
+        };
         if let Some(answer) = answer {
             // `start` of podyard-oci listens here; the process that created us is gone.
             answer.send(&Report::failed(error.clone()), None)?;
@@ -138,8 +151,12 @@ impl Init<'_> {
             InitStdio::Terminal(_) => &[],
         };
         let owned = self.mounts.iter().map(|m| &m.fd);
-        let owned = owned.chain(self.join.iter().map(|(_, fd)| fd)).chain(&self.cgroups);
-        let owned = owned.chain(root).chain(stdio).chain(&self.listener);
+        let owned = owned.chain(self.entry.join.iter().map(|(_, fd)| fd)).chain(&self.cgroups);
+        let user = match &self.entry.user {
+            Some(UserNamespace::Joined(fd)) => Some(fd),
+            _ => None,
+        };
+        let owned = owned.chain(user).chain(root).chain(stdio).chain(&self.listener);
         let channel = channel.as_fd().as_raw_fd();
         let preserved = self.plan.process.preserved();
         owned.map(AsRawFd::as_raw_fd).chain(preserved).chain([0, 1, 2, channel]).collect()
@@ -154,12 +171,16 @@ pub(crate) fn join_cgroups(files: &[OwnedFd]) -> Result<()> {
     Ok(())
 }
 
-/// In a new user namespace: user and group 0, as the mounts below need.
-fn become_root() -> Result<()> {
-    let (uid, gid) = (nix::unistd::Uid::from_raw(0), nix::unistd::Gid::from_raw(0));
-    nix::unistd::setgroups(&[]).call(|| "setgroups([])".into())?;
-    nix::unistd::setresgid(gid, gid, gid).call(|| "setresgid(0)".into())?;
-    nix::unistd::setresuid(uid, uid, uid).call(|| "setresuid(0)".into())
+/// A process does not enter the PID namespace that it makes; its children do. The child is its sibling, so that it has
+/// the parent that it would have had.
+fn be_reborn(channel: &Channel) -> Result<()> {
+    match sys::clone_sibling().step("make the process of the pid namespace")? {
+        Forked::Child => Ok(()),
+        Forked::Parent { pid, pidfd } => {
+            channel.send(&Report::Reborn { pid }, Some(pidfd.as_fd()))?;
+            sys::exit_now(0)
+        }
+    }
 }
 
 /// `/dev/console` is the terminal, bound by descriptor.
@@ -181,6 +202,31 @@ fn ensure_cwd(root: &OwnedFd, cwd: &Path) -> Result<()> {
 
 fn dup(fd: &OwnedFd) -> Result<OwnedFd> {
     rustix::io::fcntl_dupfd_cloexec(fd, 3).call(|| "fcntl(F_DUPFD_CLOEXEC)".into())
+}
+
+/// Those outside first, then those inside: in all the container's namespaces, with its mounts made, and with the
+/// host's files still in sight, where their programs are.
+fn run_create_hooks(plan: &Plan, root: &OwnedFd, channel: &Channel) -> Result<()> {
+    if !plan.hooks.prestart.is_empty() || !plan.hooks.create_runtime.is_empty() {
+        channel.ask(Ask::RuntimeHooks)?;
+    }
+    if plan.hooks.create_container.is_empty() {
+        return Ok(());
+    }
+    rustix::process::fchdir(root).call(|| "fchdir(root)".into())?;
+    let state = plan.identity.state(Status::Creating, Some(own_pid()));
+    hooks::run(&plan.hooks.create_container, &state, &[])
+}
+
+/// As the program will be: its user, its rights, its root and, unless they have one, its environment.
+fn run_start_hooks(plan: &Plan, env: &[CString]) -> Result<()> {
+    let state = plan.identity.state(Status::Created, Some(own_pid()));
+    hooks::run(&plan.hooks.start_container, &state, env)
+}
+
+/// As the container numbers it.
+fn own_pid() -> i32 {
+    nix::unistd::getpid().as_raw()
 }
 
 /// Waits for Start on the channel, or from whoever connects to the listener first; then the

@@ -17,15 +17,19 @@
 //! README.md beside this crate lists the guarantees, KERNEL.md the kernel features used.
 #![deny(unsafe_code)]
 
+mod attributes;
 mod birth;
 mod capabilities;
 pub mod cgroup;
 mod console;
 pub mod container;
+pub mod document;
 mod error;
 pub mod exec;
 pub mod features;
+pub mod hooks;
 mod init;
+mod labels;
 mod mounts;
 pub mod namespaces;
 pub mod plan;

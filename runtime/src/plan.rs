@@ -9,10 +9,12 @@ use std::path::PathBuf;
 use oci_spec::runtime::{LinuxDeviceType, LinuxResources, Spec};
 
 use crate::error::{Error, Result};
+use crate::hooks::Hooks;
 use crate::mounts::options::{self, MountPlan};
 use crate::namespaces::{Kind, Source};
 use crate::process::ProcessPlan;
 use crate::seccomp::Filter;
+use crate::state::Identity;
 use crate::validate;
 
 /// All that is decided about a container before anything is done.
@@ -26,6 +28,8 @@ pub struct Plan {
     pub uid_map: Vec<IdMap>,
     /// Lines of `gid_map`.
     pub gid_map: Vec<IdMap>,
+    /// Lines of `timens_offsets`, for a time namespace of its own.
+    pub time_offsets: String,
     /// In a UTS namespace of its own.
     pub hostname: Option<String>,
     /// NIS domain, likewise.
@@ -41,6 +45,8 @@ pub struct Plan {
     pub pivot: bool,
     /// In the spec's order.
     pub mounts: Vec<MountPlan>,
+    /// The SELinux context of the filesystems that are new.
+    pub mount_label: Option<String>,
     /// Device nodes beside the standard ones.
     pub devices: Vec<DevicePlan>,
     /// Paths that read as empty.
@@ -55,6 +61,10 @@ pub struct Plan {
     pub cgroups_path: Option<PathBuf>,
     /// Limits, as the spec has them.
     pub resources: Option<LinuxResources>,
+    /// Programs to run at points of its life. Those after `start` are its caller's to run.
+    pub hooks: Hooks,
+    /// What hooks are told of it. The caller adds id and bundle.
+    pub identity: Identity,
     /// What will be done in part only, said before anything is done.
     pub warnings: Vec<String>,
 }
@@ -125,10 +135,10 @@ impl Plan {
 
         let mut namespaces = BTreeMap::new();
         for namespace in linux.namespaces().iter().flatten() {
-            let kind = Kind::from_spec(namespace.typ())?;
+            let kind = Kind::from_spec(namespace.typ());
             let source = match namespace.path() {
-                Some(path) => Source::Path(path.clone()),
-                None => Source::New,
+                Some(path) if !path.as_os_str().is_empty() => Source::Path(path.clone()),
+                _ => Source::New,
             };
             if namespaces.insert(kind, source).is_some() {
                 let field = format!("linux.namespaces: {}", kind.file_name());
@@ -149,9 +159,10 @@ impl Plan {
             list.iter().flatten().map(PathBuf::from).collect()
         };
         Ok(Self {
-            process: ProcessPlan::from_spec(process)?,
+            process: ProcessPlan::from_spec(process)?.within(&linux)?,
             uid_map: id_maps(linux.uid_mappings().as_deref()),
             gid_map: id_maps(linux.gid_mappings().as_deref()),
+            time_offsets: time_offsets(&linux),
             hostname: spec.hostname().clone().filter(|h| !h.is_empty()),
             domainname: spec.domainname().clone().filter(|d| !d.is_empty()),
             root_path: spec.root().as_ref().map(|root| root.path().clone()),
@@ -163,6 +174,7 @@ impl Plan {
                 .map(options::propagation)
                 .transpose()?,
             pivot: true,
+            mount_label: linux.mount_label().clone().filter(|label| !label.is_empty()),
             mounts,
             devices: devices(&linux)?,
             masked_paths: paths(linux.masked_paths()),
@@ -171,6 +183,8 @@ impl Plan {
             seccomp: linux.seccomp().as_ref().map(|s| Filter::compile(s, &mut warnings)).transpose()?,
             cgroups_path: linux.cgroups_path().clone(),
             resources: linux.resources().clone(),
+            hooks: Hooks::from_spec(spec)?,
+            identity: Identity::of(spec),
             namespaces,
             warnings,
         })
@@ -192,6 +206,18 @@ fn id_maps(maps: Option<&[oci_spec::runtime::LinuxIdMapping]>) -> Vec<IdMap> {
         .iter()
         .map(|m| IdMap { inside: m.container_id(), outside: m.host_id(), count: m.size() })
         .collect()
+}
+
+/// Checked by validate.rs. Source: time_namespaces(7), "/proc/pid/timens_offsets".
+fn time_offsets(linux: &oci_spec::runtime::Linux) -> String {
+    let mut lines: Vec<String> = linux
+        .time_offsets()
+        .iter()
+        .flatten()
+        .map(|(clock, by)| format!("{clock} {} {}\n", by.secs().unwrap_or(0), by.nanosecs().unwrap_or(0)))
+        .collect();
+    lines.sort();
+    lines.concat()
 }
 
 fn devices(linux: &oci_spec::runtime::Linux) -> Result<Vec<DevicePlan>> {

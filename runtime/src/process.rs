@@ -4,7 +4,7 @@
 //! rights involved dictate.
 
 use std::ffi::{CString, OsStr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -14,9 +14,12 @@ use nix::unistd::{Gid, Uid};
 use oci_spec::runtime::{PosixRlimitType, Process};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
+use crate::attributes::Attributes;
 use crate::capabilities::CapabilitySets;
 use crate::console::WindowSize;
 use crate::error::{Call, Error, Kind, Result, Step};
+use crate::labels::Labels;
+use crate::protocol::{Ask, Channel};
 use crate::seccomp::Filter;
 use crate::sys;
 
@@ -34,10 +37,14 @@ pub struct ProcessPlan {
     pub(crate) no_new_privileges: bool,
     pub(crate) rlimits: Vec<Rlimit>,
     pub(crate) oom_score_adj: Option<i32>,
+    pub(crate) attributes: Attributes,
+    pub(crate) labels: Labels,
     /// Whether the spec wants a terminal; the caller decides by what it passes as stdio.
     pub terminal: bool,
     /// The terminal's first size.
     pub window: Option<WindowSize>,
+    /// Whether it gets a session keyring of its own, and with it none of the caller's keys.
+    pub new_keyring: bool,
     /// How many of the caller's descriptors, from 3 on, the program gets. None of the host's, unless asked for.
     pub preserved_fds: u32,
 }
@@ -84,15 +91,6 @@ impl ProcessPlan {
         if args.first().is_none_or(|a| a.is_empty()) {
             return Err(Error::invalid("process.args", "is empty"));
         }
-        for (field, set) in [
-            ("ioPriority", process.io_priority().is_some()),
-            ("scheduler", process.scheduler().is_some()),
-            ("execCPUAffinity", process.exec_cpu_affinity().is_some()),
-        ] {
-            if set {
-                return Err(Error::unsupported(format!("process.{field}"), "not offered"));
-            }
-        }
         crate::validate::inside("process.cwd", process.cwd())?;
         let user = process.user();
         let groups = user.additional_gids().as_deref().unwrap_or_default();
@@ -119,6 +117,8 @@ impl ProcessPlan {
                 .map(|r| rlimit(r.typ(), r.soft(), r.hard()))
                 .collect::<Result<Vec<_>>>()?,
             oom_score_adj: process.oom_score_adj(),
+            attributes: Attributes::from_spec(process)?,
+            labels: Labels::from_spec(process)?,
             terminal: process.terminal().unwrap_or(false),
             window: process.console_size().and_then(|size| {
                 Some(WindowSize {
@@ -126,8 +126,18 @@ impl ProcessPlan {
                     columns: u16::try_from(size.width()).ok()?,
                 })
             }),
+            new_keyring: true,
             preserved_fds: 0,
         })
+    }
+
+    /// Adds what the container's spec has for all of its processes: personality and memory policy.
+    ///
+    /// # Errors
+    /// `Invalid` or `Unsupported`, naming the field.
+    pub fn within(mut self, linux: &oci_spec::runtime::Linux) -> Result<Self> {
+        self.attributes.within(linux)?;
+        Ok(self)
     }
 
     /// The descriptors that the program gets beside its standard streams.
@@ -175,6 +185,8 @@ pub(crate) struct Settling<'a, 'fd> {
     /// Standard input, output and error, none of them numbered 0 to 2.
     pub(crate) stdio: [BorrowedFd<'fd>; 3],
     pub(crate) terminal: bool,
+    /// Where the parent is asked for what it takes.
+    pub(crate) channel: &'a Channel,
 }
 
 /// A process ready to run its program.
@@ -191,6 +203,11 @@ impl<'a> Settling<'a, '_> {
         let process = self.process;
         warnings.extend(set_rlimits(&process.rlimits)?);
         warnings.extend(self.set_oom_score_adj()?);
+        if process.new_keyring {
+            warnings.extend(leave_keyring()?);
+        }
+        process.attributes.apply()?;
+        process.labels.apply(self.proc)?;
         self.set_stdio().step("stdio")?;
         if let Some(umask) = process.umask {
             nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
@@ -204,12 +221,12 @@ impl<'a> Settling<'a, '_> {
         if !process.no_new_privileges
             && let Some(filter) = seccomp.take()
         {
-            filter.load()?;
+            self.load(filter)?;
         }
         // The permitted set survives setresuid, so that `apply` has something to choose from.
         nix::sys::prctl::set_keepcaps(true).call(|| "prctl(PR_SET_KEEPCAPS, 1)".into())?;
         let (uid, gid) = (process.uid, process.gid);
-        nix::unistd::setgroups(&process.groups).call(|| format!("setgroups({:?})", process.groups))?;
+        warnings.extend(self.set_groups()?);
         nix::unistd::setresgid(gid, gid, gid).call(|| format!("setresgid({gid})"))?;
         nix::unistd::setresuid(uid, uid, uid).call(|| format!("setresuid({uid})"))?;
         capabilities.apply()?;
@@ -219,7 +236,42 @@ impl<'a> Settling<'a, '_> {
         // As the user: chdir must not gain rights.
         self.change_directory().step(format!("chdir to {}", process.cwd.display()))?;
         sys::close_range_cloexec(3_u32.saturating_add(process.preserved_fds))?;
+        // At the latest now, while there is somebody to hand its descriptor on.
+        if let Some(filter) = seccomp.take_if(|filter| filter.agent().is_some()) {
+            self.load(filter)?;
+        }
         Ok(Settled { args: &process.args, env, seccomp })
+    }
+
+    fn load(&self, filter: &Filter) -> Result<()> {
+        if filter.agent().is_none() {
+            return filter.load();
+        }
+        let listener = filter.load_for_agent()?;
+        self.channel.ask(Ask::Listener(listener.as_raw_fd()))
+    }
+
+    /// Where a user namespace denies it, the groups were given up before it was entered.
+    fn set_groups(&self) -> Result<Option<String>> {
+        let groups = &self.process.groups;
+        match nix::unistd::setgroups(groups) {
+            Ok(()) => return Ok(None),
+            Err(Errno::EPERM) => {}
+            Err(e) => return Err(Error::sys(format!("setgroups({groups:?})"), e)),
+        }
+        let held = nix::unistd::getgroups().call(|| "getgroups()".into())?;
+        if !held.is_empty() || self.setgroups_file()?.trim() != "deny" {
+            return Err(Error::sys(format!("setgroups({groups:?})"), Errno::EPERM));
+        }
+        let groups: Vec<u32> = groups.iter().map(|group| group.as_raw()).collect();
+        let text = || format!("additional groups {groups:?} refused: the user namespace denies setgroups");
+        Ok((!groups.is_empty()).then(text))
+    }
+
+    fn setgroups_file(&self) -> Result<String> {
+        let path = own_path(self.proc, "setgroups")?;
+        let file = open_in(self.proc, &path, OFlags::RDONLY)?;
+        std::io::read_to_string(std::fs::File::from(file)).call(|| "read(setgroups)".into())
     }
 
     fn set_oom_score_adj(&self) -> Result<Option<String>> {
@@ -294,6 +346,11 @@ impl<'a> Settling<'a, '_> {
 }
 
 impl Settled<'_> {
+    /// What the program is given.
+    pub(crate) fn environment(&self) -> &[CString] {
+        &self.env
+    }
+
     /// Runs the program. Returns only on failure.
     pub(crate) fn execute(self) -> Error {
         if let Err(e) = self.seccomp.map_or(Ok(()), Filter::load) {
@@ -350,15 +407,32 @@ fn set_rlimits(rlimits: &[Rlimit]) -> Result<Vec<String>> {
     Ok(warnings)
 }
 
+/// A keyring of its own where there are any; a kernel or a filter around us may have none.
+fn leave_keyring() -> Result<Option<String>> {
+    match sys::join_session_keyring() {
+        Err(e) if e.errno() == Some(Errno::ENOSYS) => Ok(None),
+        Err(e) if e.errno() == Some(Errno::EPERM) => Ok(Some(format!("session keyring shared: {e}"))),
+        other => other.map(|()| None),
+    }
+}
+
 /// Opens a file of this process's own directory in `proc`, for writing.
-fn own_file(proc: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+pub(crate) fn own_file(proc: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    open_in(proc, &own_path(proc, name)?, OFlags::WRONLY)
+}
+
+fn own_path(proc: BorrowedFd<'_>, name: &str) -> Result<PathBuf> {
     let pid =
         rustix::fs::readlinkat(proc, "self", Vec::new()).call(|| "readlinkat(proc, \"self\")".into())?;
-    let path = Path::new(OsStr::from_bytes(pid.as_bytes())).join(name);
+    Ok(Path::new(OsStr::from_bytes(pid.as_bytes())).join(name))
+}
+
+/// Opens a file of `proc` itself: no link, and nothing mounted over it.
+pub(crate) fn open_in(proc: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd> {
     openat2(
         proc,
-        &path,
-        OFlags::WRONLY | OFlags::CLOEXEC,
+        path,
+        flags | OFlags::CLOEXEC,
         Mode::empty(),
         ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV,
     )

@@ -5,7 +5,10 @@
 //!      │                                             │
 //!      ├──────────────── clone3 ───────────────────▶ │ born in its cgroup and namespaces
 //!      │  write uid_map, gid_map                     │
-//!      ├─ Go ──────────────────────────────────────▶ │ namespaces, mounts, pivot_root …
+//!      ├─ Go ──────────────────────────────────────▶ │ namespaces, mounts …
+//!      │ ◀───────────────────────────────── Ask{what}┤ what takes the host's rights or namespaces:
+//!      │  does it                                    │ maps of IDs, clocks, hooks outside
+//!      ├─ Done ────────────────────────────────────▶ │ … pivot_root …
 //!      │                                             │
 //!      │ ◀──────────────────── Ready{warnings} [pty] ┤ every step done but the last
 //!      │            or ◀────── Failed{error}, exits  │
@@ -45,8 +48,25 @@ const TEXT_BYTES_MAX: usize = 4 * 1024;
 pub(crate) enum Order {
     /// User and group IDs are mapped: begin.
     Go,
+    /// What was asked for is done. If it cannot be, the child is killed instead.
+    Done,
     /// Run the program.
     Start,
+}
+
+/// What the child cannot do itself, having left the caller's namespaces or rights behind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Ask {
+    /// What comes before Go, unasked: the maps of a user namespace that it was born in.
+    Begin,
+    /// Write the maps of the user namespace that it has made.
+    MapIds,
+    /// Fetch this descriptor of its, and send it to the agent of its seccomp filter.
+    Listener(i32),
+    /// Set the clocks of the time namespace that it has made, before it enters.
+    TimeOffsets,
+    /// Run the hooks that belong between the mounts and pivot_root, in the caller's namespaces.
+    RuntimeHooks,
 }
 
 /// From child to parent.
@@ -56,6 +76,13 @@ pub(crate) enum Report {
     Ready {
         /// What was asked for and could only be done in part.
         warnings: Vec<String>,
+    },
+    /// The child waits until this is done.
+    Ask(Ask),
+    /// Not the sender goes on, but a process that it made, whose pidfd is attached: its PID namespace takes one.
+    Reborn {
+        /// As the parent numbers it.
+        pid: i32,
     },
     /// A step failed; the child exits.
     Failed(Error),
@@ -131,6 +158,21 @@ impl Channel {
         let message = serde_json::from_slice(&buffer[..len])
             .map_err(|e| Error::new(Kind::Internal, format!("decode a message: {e}")))?;
         Ok(Some((message, fd)))
+    }
+}
+
+impl Channel {
+    /// Asks the parent for something, and returns once it is done.
+    pub(crate) fn ask(&self, what: Ask) -> Result<()> {
+        // Not sendmsg(2): a seccomp filter may ask an agent about that, and the agent is what is asked for here.
+        let bytes = serde_json::to_vec(&Report::Ask(what))
+            .map_err(|e| Error::new(Kind::Internal, format!("encode a message: {e}")))?;
+        rustix::io::write(&self.0, &bytes).call(|| "write(channel)".into())?;
+        match self.receive::<Order>()? {
+            Some((Order::Done, _)) => Ok(()),
+            // Told why not, it would be killed before it could say so.
+            _ => crate::sys::exit_now(127),
+        }
     }
 }
 

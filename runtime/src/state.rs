@@ -10,6 +10,7 @@
 //! The status is not stored: the process is looked at, by pid *and* start time, so that a reused
 //! pid is not taken for it.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -93,6 +94,50 @@ pub struct State {
     /// When it was created, RFC 3339.
     #[serde(default)]
     pub created: String,
+}
+
+/// What a container is called: what hooks and others are told of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The spec's version of the specification.
+    pub version: String,
+    /// The container's name.
+    pub id: String,
+    /// Absolute.
+    pub bundle: PathBuf,
+    /// The spec's, sorted.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Identity {
+    /// What the spec itself says; id and bundle are the caller's to add.
+    pub fn of(spec: &Spec) -> Self {
+        let annotations = spec.annotations().iter().flatten();
+        Self {
+            version: spec.version().clone(),
+            annotations: annotations.map(|(k, v)| (k.clone(), v.clone())).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// The state in the specification's form, as hooks read it. `pid` as its reader numbers processes.
+    ///
+    /// Source: runtime-spec, runtime.md, "State".
+    pub fn state(&self, status: Status, pid: Option<i32>) -> serde_json::Value {
+        let mut state = serde_json::json!({
+            "ociVersion": self.version,
+            "id": self.id,
+            "status": status,
+            "bundle": self.bundle,
+        });
+        if let Some(pid) = pid {
+            state["pid"] = pid.into();
+        }
+        if !self.annotations.is_empty() {
+            state["annotations"] = serde_json::json!(self.annotations);
+        }
+        state
+    }
 }
 
 /// A container's directory.
@@ -225,6 +270,11 @@ impl Directory {
 }
 
 impl State {
+    /// What its hooks are told of it; `spec` is the one it was created from.
+    pub fn identity(&self, spec: &Spec) -> Identity {
+        Identity { id: self.id.clone(), bundle: self.bundle.clone(), ..Identity::of(spec) }
+    }
+
     /// The first process, if it still is the one recorded and has not exited.
     ///
     /// # Errors
@@ -282,6 +332,22 @@ mod tests {
         assert_eq!(permitted(Status::Running), [false, true, false, true, true, false]);
         assert_eq!(permitted(Status::Paused), [false, true, false, true, false, true]);
         assert_eq!(permitted(Status::Stopped), [false, false, true, false, false, false]);
+    }
+
+    #[test]
+    fn a_state_has_what_is_known() {
+        let spec = serde_json::json!({"ociVersion": "1.2.0", "annotations": {"b": "2", "a": "1"}});
+        let mut identity = Identity::of(&serde_json::from_value(spec).unwrap());
+        (identity.id, identity.bundle) = ("c1".into(), "/b".into());
+        assert_eq!(
+            identity.state(Status::Running, Some(7)).to_string(),
+            r#"{"annotations":{"a":"1","b":"2"},"bundle":"/b","id":"c1","ociVersion":"1.2.0","pid":7,"status":"running"}"#
+        );
+        identity.annotations.clear();
+        assert_eq!(
+            identity.state(Status::Stopped, None).to_string(),
+            r#"{"bundle":"/b","id":"c1","ociVersion":"1.2.0","status":"stopped"}"#
+        );
     }
 
     #[test]

@@ -45,6 +45,11 @@ pub(crate) enum Forked {
 /// Source: clone(2).
 pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Forked> {
     assert_eq!(thread_count()?, 1, "clone3 from a multi-threaded process");
+    clone3_unchecked(flags, cgroup)
+}
+
+/// [`clone3`], by a process known to have one thread.
+fn clone3_unchecked(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Forked> {
     let mut pidfd: libc::c_int = -1;
     let mut flags = flags | libc::CLONE_PIDFD as u64;
     if cgroup.is_some() {
@@ -74,6 +79,41 @@ pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Forke
         // SAFETY: the kernel stored a new descriptor (close-on-exec) that nobody else owns.
         pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
     })
+}
+
+/// A copy of this process that is a child of its parent's, and in the namespaces that its own children are to be in.
+///
+/// Source: clone(2), `CLONE_PARENT`.
+pub(crate) fn clone_sibling() -> Result<Forked> {
+    clone3_unchecked(libc::CLONE_PARENT as u64, None)
+}
+
+/// A copy of this process in the same namespaces, for another program: the child ends in [`execve`] or [`exit_now`].
+/// Where a container's filter hides clone3, as Docker's does, it is made the old way.
+///
+/// The caller has one thread. A container without procfs cannot be asked; its first process has one by descent.
+///
+/// Source: clone(2), fork(2), pidfd_open(2).
+pub(crate) fn fork() -> Result<Forked> {
+    if let Ok(count) = thread_count() {
+        assert_eq!(count, 1, "fork from a multi-threaded process");
+    }
+    match clone3_unchecked(0, None) {
+        Err(e) if e.errno() == Some(Errno::ENOSYS) => {}
+        other => return other,
+    }
+    // SAFETY: there is one thread, so no lock is held by one that does not exist in the child.
+    match unsafe { nix::unistd::fork() }.map_err(|errno| Error::sys("fork()", errno))? {
+        nix::unistd::ForkResult::Child => Ok(Forked::Child),
+        nix::unistd::ForkResult::Parent { child } => {
+            let pid = child.as_raw();
+            let named = rustix::process::Pid::from_raw(pid).expect("a pid is not 0");
+            let pidfd = rustix::process::pidfd_open(named, rustix::process::PidfdFlags::empty());
+            let pidfd = pidfd
+                .map_err(|e| Error::sys(format!("pidfd_open({pid})"), Errno::from_raw(e.raw_os_error())))?;
+            Ok(Forked::Parent { pid, pidfd })
+        }
+    }
 }
 
 /// Threads of this process, from the link count of its task directory.
@@ -204,6 +244,20 @@ pub struct Instruction {
 ///
 /// Source: seccomp(2).
 pub(crate) fn seccomp_set_filter(program: &[Instruction], flags: u32) -> Result<()> {
+    seccomp(program, flags).map(drop)
+}
+
+/// As [`seccomp_set_filter`], and returns what an agent listens with.
+///
+/// Source: seccomp(2), `SECCOMP_FILTER_FLAG_NEW_LISTENER` since 5.0.
+pub(crate) fn seccomp_new_listener(program: &[Instruction], flags: u32) -> Result<OwnedFd> {
+    const NEW_LISTENER: u32 = 1 << 3;
+    let fd = seccomp(program, flags | NEW_LISTENER)?;
+    // SAFETY: the kernel returned a new close-on-exec descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+fn seccomp(program: &[Instruction], flags: u32) -> Result<libc::c_long> {
     #[repr(C)]
     struct Program {
         len: libc::c_ushort,
@@ -214,7 +268,89 @@ pub(crate) fn seccomp_set_filter(program: &[Instruction], flags: u32) -> Result<
     // SAFETY: `prog` points at `len` instructions that outlive the call; the kernel copies them.
     let ret =
         unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const prog) };
-    check(ret, || format!("seccomp(SET_MODE_FILTER, flags={flags:#x}, {len} instructions)")).map(drop)
+    check(ret, || format!("seccomp(SET_MODE_FILTER, flags={flags:#x}, {len} instructions)"))
+}
+
+/// What sched_setattr(2) takes. Source: include/uapi/linux/sched/types.h.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SchedAttr {
+    /// `SCHED_*`.
+    pub(crate) policy: u32,
+    /// `SCHED_FLAG_*`.
+    pub(crate) flags: u64,
+    /// From -20 to 19.
+    pub(crate) nice: i32,
+    /// From 1 to 99, for the real-time policies.
+    pub(crate) priority: u32,
+    /// Nanoseconds, for `SCHED_DEADLINE`.
+    pub(crate) runtime: u64,
+    /// Nanoseconds.
+    pub(crate) deadline: u64,
+    /// Nanoseconds.
+    pub(crate) period: u64,
+}
+
+/// Sets this thread's scheduling policy.
+///
+/// # Errors
+/// `EPERM` without `CAP_SYS_NICE`; `EBUSY` if there is no room for a deadline.
+pub(crate) fn sched_setattr(attr: &SchedAttr) -> Result<()> {
+    #[repr(C)]
+    struct Raw {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+        util_min: u32,
+        util_max: u32,
+    }
+    let SchedAttr { policy, flags, nice, priority, runtime, deadline, period } = *attr;
+    let size = std::mem::size_of::<Raw>() as u32;
+    let raw =
+        Raw { size, policy, flags, nice, priority, runtime, deadline, period, util_min: 0, util_max: 0 };
+    // SAFETY: `raw` outlives the call and the kernel reads `size` bytes of it.
+    let ret = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const raw, 0) };
+    check(ret, || format!("sched_setattr({attr:?})")).map(drop)
+}
+
+/// Sets this process's I/O class and level, as ioprio_set(2) takes them.
+pub(crate) fn ioprio_set(priority: u32) -> Result<()> {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    // SAFETY: ioprio_set takes integers only.
+    let ret = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, priority) };
+    check(ret, || format!("ioprio_set(IOPRIO_WHO_PROCESS, 0, {priority:#x})")).map(drop)
+}
+
+/// Sets where this thread's memory comes from.
+///
+/// Source: set_mempolicy(2).
+pub(crate) fn set_mempolicy(mode: u32, nodes: &[u32]) -> Result<()> {
+    let mut mask = [0_u64; 16];
+    nodes.iter().for_each(|node| mask[*node as usize / 64] |= 1 << (node % 64));
+    let (pointer, bits) = match nodes {
+        [] => (std::ptr::null(), 0),
+        // The kernel reads one bit less than it is told.
+        _ => (mask.as_ptr(), mask.len() * 64 + 1),
+    };
+    // SAFETY: `mask` outlives the call and holds the bits that the kernel reads.
+    let ret = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, pointer, bits) };
+    check(ret, || format!("set_mempolicy({mode:#x}, {nodes:?})")).map(drop)
+}
+
+/// Gives this process a session keyring of its own, so that keys of its maker's are not found from it.
+///
+/// Source: keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`.
+pub(crate) fn join_session_keyring() -> Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: a null name asks for an anonymous keyring; nothing is read.
+    let ret = unsafe {
+        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>())
+    };
+    check(ret, || "keyctl(KEYCTL_JOIN_SESSION_KEYRING, NULL)".into()).map(drop)
 }
 
 /// Loads a `BPF_PROG_TYPE_CGROUP_DEVICE` program of 64-bit instructions and attaches it to

@@ -3,29 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use crate::error::{Error, Result};
 use crate::namespaces::{Kind, Source};
 
 type Check = fn(&Spec) -> Result<()>;
 
-const CHECKS: &[Check] = &[
-    version,
-    platform,
-    process,
-    root,
-    hooks,
-    labels,
-    devices_net,
-    rdt,
-    memory_policy,
-    personality,
-    id_maps,
-    time,
-    paths,
-    names,
-];
+const CHECKS: &[Check] = &[version, platform, process, root, devices_net, rdt, id_maps, time, paths, names];
 
 /// Every check of the table, in order; the first refusal is returned.
 pub(crate) fn spec(spec: &Spec) -> Result<()> {
@@ -64,42 +49,6 @@ fn root(spec: &Spec) -> Result<()> {
     }
 }
 
-fn hooks(spec: &Spec) -> Result<()> {
-    let Some(hooks) = spec.hooks() else {
-        return Ok(());
-    };
-    #[allow(deprecated)]
-    let lists = [
-        ("prestart", hooks.prestart()),
-        ("createRuntime", hooks.create_runtime()),
-        ("createContainer", hooks.create_container()),
-        ("startContainer", hooks.start_container()),
-        ("poststart", hooks.poststart()),
-        ("poststop", hooks.poststop()),
-    ];
-    for (name, list) in lists {
-        if list.as_ref().is_some_and(|list| !list.is_empty()) {
-            return Err(Error::unsupported(format!("hooks.{name}"), "hooks are not run"));
-        }
-    }
-    Ok(())
-}
-
-fn labels(spec: &Spec) -> Result<()> {
-    let process = spec.process().as_ref();
-    let set = |s: &Option<String>| s.as_ref().is_some_and(|s| !s.is_empty());
-    if process.is_some_and(|p| set(p.selinux_label())) {
-        return Err(Error::unsupported("process.selinuxLabel", "no SELinux"));
-    }
-    if process.is_some_and(|p| set(p.apparmor_profile())) {
-        return Err(Error::unsupported("process.apparmorProfile", "no AppArmor"));
-    }
-    if spec.linux().as_ref().is_some_and(|l| set(l.mount_label())) {
-        return Err(Error::unsupported("linux.mountLabel", "no SELinux"));
-    }
-    Ok(())
-}
-
 fn devices_net(spec: &Spec) -> Result<()> {
     let devices = spec.linux().as_ref().and_then(|l| l.net_devices().as_ref());
     match devices.filter(|d| !d.is_empty()) {
@@ -115,41 +64,58 @@ fn rdt(spec: &Spec) -> Result<()> {
     }
 }
 
-fn memory_policy(spec: &Spec) -> Result<()> {
-    match spec.linux().as_ref().and_then(|l| l.memory_policy().as_ref()) {
-        Some(_) => Err(Error::unsupported("linux.memoryPolicy", "not offered")),
-        None => Ok(()),
-    }
-}
-
-fn personality(spec: &Spec) -> Result<()> {
-    match spec.linux().as_ref().and_then(|l| l.personality().as_ref()) {
-        Some(_) => Err(Error::unsupported("linux.personality", "not offered")),
-        None => Ok(()),
-    }
-}
-
+/// Source: runtime-spec, config-linux.md, "Offset for Time Namespace".
 fn time(spec: &Spec) -> Result<()> {
-    let offsets = spec.linux().as_ref().and_then(|l| l.time_offsets().as_ref());
-    match offsets.filter(|o| !o.is_empty()) {
-        Some(_) => Err(Error::unsupported("linux.timeOffsets", "not offered")),
-        None => Ok(()),
+    let Some(linux) = spec.linux() else {
+        return Ok(());
+    };
+    let offsets = linux.time_offsets().iter().flatten();
+    for (clock, by) in offsets {
+        let field = format!("linux.timeOffsets.{clock}");
+        if !["monotonic", "boottime"].contains(&clock.as_str()) {
+            return Err(Error::invalid(field, "is neither monotonic nor boottime"));
+        }
+        if by.nanosecs().unwrap_or(0) >= 1_000_000_000 {
+            return Err(Error::invalid(field, "has a second or more of nanoseconds"));
+        }
+        if !makes(spec, LinuxNamespaceType::Time) {
+            return Err(Error::invalid(field, "needs a new time namespace"));
+        }
     }
+    Ok(())
+}
+
+/// Whether the spec lists a namespace of this kind without a path.
+fn makes(spec: &Spec, typ: LinuxNamespaceType) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
+    namespaces
+        .into_iter()
+        .flatten()
+        .any(|n| n.typ() == typ && n.path().as_ref().is_none_or(|path| path.as_os_str().is_empty()))
 }
 
 fn id_maps(spec: &Spec) -> Result<()> {
     let Some(linux) = spec.linux() else {
         return Ok(());
     };
-    let maps = linux.uid_mappings().iter().chain(linux.gid_mappings());
-    let user = linux
-        .namespaces()
-        .iter()
-        .flatten()
-        .any(|n| n.typ() == oci_spec::runtime::LinuxNamespaceType::User && n.path().is_none());
-    let mapped = maps.flatten().count() > 0;
-    if mapped && !user {
-        return Err(Error::invalid("linux.uidMappings", "needs a new user namespace"));
+    let listed = |typ| linux.namespaces().iter().flatten().any(|n| n.typ() == typ);
+    for (field, map) in
+        [("linux.uidMappings", linux.uid_mappings()), ("linux.gidMappings", linux.gid_mappings())]
+    {
+        let lines = map.iter().flatten().count();
+        if lines > 0 && !listed(LinuxNamespaceType::User) {
+            return Err(Error::invalid(field, "needs a user namespace"));
+        }
+        // One that is joined has its own; others are given for form's sake, as podman does.
+        if lines == 0 && makes(spec, LinuxNamespaceType::User) {
+            return Err(Error::invalid(field, "is required for a new user namespace"));
+        }
+        for line in map.iter().flatten() {
+            let end = |first: u32| first.checked_add(line.size());
+            if line.size() == 0 || end(line.container_id()).is_none() || end(line.host_id()).is_none() {
+                return Err(Error::invalid(field, format!("size {} is out of range", line.size())));
+            }
+        }
     }
     for mount in spec.mounts().iter().flatten() {
         if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
@@ -186,18 +152,8 @@ fn names(spec: &Spec) -> Result<()> {
 /// The kinds that this runtime needs, and what depends on them.
 pub(crate) fn namespaces(map: &BTreeMap<Kind, Source>, spec: &Spec) -> Result<()> {
     let field = |kind: Kind| format!("linux.namespaces: {}", kind.file_name());
-    match map.get(&Kind::Mount) {
-        Some(Source::New) => {}
-        Some(Source::Path(_)) => {
-            return Err(Error::unsupported(
-                field(Kind::Mount),
-                "a container has a mount namespace of its own",
-            ));
-        }
-        None => return Err(Error::invalid(field(Kind::Mount), "is required")),
-    }
-    if matches!(map.get(&Kind::User), Some(Source::Path(_))) {
-        return Err(Error::unsupported(field(Kind::User), "cannot be joined"));
+    if !map.contains_key(&Kind::Mount) {
+        return Err(Error::invalid(field(Kind::Mount), "is required"));
     }
     let set = |name: &Option<String>| name.as_ref().is_some_and(|n| !n.is_empty());
     let named = set(spec.hostname()) || set(spec.domainname());

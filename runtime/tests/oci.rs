@@ -184,8 +184,8 @@ fn root_refusals_leave_nothing() {
         return;
     };
     let directory = bundle.directory.to_str().unwrap().to_string();
-    bundle.edit(|spec| spec["hooks"] = json!({"prestart": [{"path": "/bin/true"}]}));
-    bundle.fails(&["create", "--bundle", &directory, &bundle.id], "hooks.prestart: hooks are not run");
+    bundle.edit(|spec| spec["hooks"] = json!({"prestart": [{"path": "true"}]}));
+    bundle.fails(&["create", "--bundle", &directory, &bundle.id], "hooks.prestart[0].path: must be absolute");
     bundle.edit(|spec| {
         spec["hooks"] = json!({});
         spec["linux"]["cgroupsPath"] = json!("a.slice:b:c");
@@ -194,6 +194,99 @@ fn root_refusals_leave_nothing() {
     bundle.fails(&["create", "--bundle", &directory, "../x"], "container id");
     bundle.fails(&["create", "--bundle", "/nowhere", &bundle.id], "/nowhere: ENOENT");
     bundle.fails(&["--systemd-cgroup", "create", &bundle.id], "--systemd-cgroup: cgroups are made directly");
+    assert_eq!(bundle.ok(&["list", "-q"]), "");
+}
+
+/// A hook that appends the state it reads to a file, after a word.
+fn recorder(word: &str, file: &Path) -> Value {
+    let script = format!("echo -n {word}: >> {file}; cat >> {file}; echo >> {file}", file = file.display());
+    json!({"path": "/bin/sh", "args": ["sh", "-c", script]})
+}
+
+/// The words that hooks wrote, with the status and pid they were told.
+fn recorded(file: &Path) -> Vec<(String, String, Value)> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let parse = |line: &str| {
+        let (word, state) = line.split_once(':').unwrap();
+        let state: Value = serde_json::from_str(state).unwrap();
+        assert_eq!(state["annotations"]["a"], "b");
+        (word.to_string(), state["status"].as_str().unwrap().to_string(), state["pid"].clone())
+    };
+    text.lines().map(parse).collect()
+}
+
+#[test]
+fn root_hooks_through_the_life_of_a_container() {
+    let Some(bundle) = Bundle::new(&["/bin/tool"]) else {
+        return;
+    };
+    let file = bundle.directory.join("hooks");
+    let fails = json!({"path": "/bin/sh", "args": ["sh", "-c", "echo no >&2; exit 3"]});
+    bundle.edit(|spec| {
+        spec["annotations"] = json!({"a": "b"});
+        spec["hooks"] = json!({
+            "createRuntime": [recorder("createRuntime", &file)],
+            "prestart": [recorder("prestart", &file)],
+            "createContainer": [recorder("createContainer", &file)],
+            "poststart": [&fails, recorder("poststart", &file)],
+            "poststop": [&fails, recorder("poststop", &file)],
+        });
+    });
+    bundle.create();
+    let pid = bundle.state()["pid"].clone();
+    let words =
+        |list: &[(String, String, Value)]| list.iter().map(|(word, ..)| word.clone()).collect::<Vec<_>>();
+    let found = recorded(&file);
+    assert_eq!(words(&found), ["prestart", "createRuntime", "createContainer"]);
+    assert!(found.iter().all(|(_, status, _)| status == "creating"), "{found:?}");
+    assert_eq!([&found[0].2, &found[1].2, &found[2].2], [&pid, &pid, &json!(1)]);
+    let started = bundle.run(&["start", &bundle.id]);
+    assert!(started.status.success(), "{started:?}");
+    let warning = "podyard-oci: warning: hooks.poststart[0]: exited with 3: no\n";
+    // The container writes to the same file.
+    assert!(String::from_utf8_lossy(&started.stderr).starts_with(warning), "{started:?}");
+    let found = recorded(&file);
+    assert_eq!(found[3], ("poststart".into(), "running".into(), pid));
+    bundle.await_status("stopped");
+    // Edited or gone, the bundle does not count any more.
+    std::fs::remove_file(bundle.directory.join("config.json")).unwrap();
+    bundle.ok(&["delete", &bundle.id]);
+    assert_eq!(recorded(&file)[4..], [("poststop".into(), "stopped".into(), Value::Null)]);
+}
+
+#[test]
+fn root_a_failed_hook_ends_the_container() {
+    let Some(bundle) = Bundle::new(&["/bin/tool"]) else {
+        return;
+    };
+    let directory = bundle.directory.to_str().unwrap().to_string();
+    let file = bundle.directory.join("hooks");
+    let fails = json!({"path": "/bin/false"});
+    for list in ["prestart", "createRuntime", "createContainer"] {
+        bundle.edit(|spec| {
+            spec["annotations"] = json!({"a": "b"});
+            spec["hooks"] = json!({list: [&fails], "poststop": [recorder("poststop", &file)]});
+        });
+        let text = format!("hooks.{list}[0]: exited with 1");
+        bundle.fails(&["create", "--bundle", &directory, &bundle.id], &text);
+        assert_eq!(bundle.ok(&["list", "-q"]), "");
+        assert_eq!(recorded(&file), [("poststop".into(), "stopped".into(), Value::Null)], "{list}");
+        std::fs::remove_file(&file).unwrap();
+    }
+    bundle.edit(|spec| {
+        spec["hooks"] = json!({
+            "startContainer": [{"path": "/bin/tool", "args": ["tool", "state", "x"]}],
+            "poststart": [recorder("poststart", &file)],
+        });
+    });
+    bundle.create();
+    let text = "hooks.startContainer[0]: exited with 1: podyard-oci: container x does not exist";
+    bundle.fails(&["start", &bundle.id], text);
+    bundle.await_status("stopped");
+    assert!(!file.exists(), "what never ran is not said to have started");
+    bundle.ok(&["delete", &bundle.id]);
+    // In the foreground too, and nothing is left.
+    bundle.fails(&["run", "--bundle", &directory, &bundle.id], text);
     assert_eq!(bundle.ok(&["list", "-q"]), "");
 }
 

@@ -135,6 +135,7 @@ pub(crate) fn exec(
         _ => return Err(Failure::new(FailureKind::Invalid, "exec takes either a terminal or descriptors")),
     };
     let executed = exec::exec(exec::ExecRequest {
+        identity: Default::default(),
         target: target.try_clone_to_owned().call(|| "fcntl(F_DUPFD_CLOEXEC)".into())?,
         process: plan.process,
         seccomp: plan.seccomp,

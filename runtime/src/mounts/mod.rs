@@ -60,17 +60,27 @@ pub(crate) enum CgroupView {
 /// Source: include/uapi/linux/magic.h.
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
-/// Attaches the root to this mount namespace, on top of the host's. Nothing the host mounts later
-/// reaches it, and nothing mounted here reaches the host.
-pub(crate) fn attach_root(root: Root) -> Result<OwnedFd> {
+/// Attaches the root to this mount namespace: a directory on itself, where hooks look for it, and anything else on
+/// top of the host's root. So that without a pivot, which nothing but the top can do without. Nothing the host mounts
+/// later reaches it, and nothing mounted here reaches the host.
+pub(crate) fn attach_root(root: Root, pivot: bool) -> Result<OwnedFd> {
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .call(|| "mount(\"/\", MS_SLAVE|MS_REC)".into())?;
-    let root = match root {
-        Root::Path(path) => clone_tree(CWD, &path, true)?,
-        Root::Mount(fd) => fd,
+    let (root, place) = match root {
+        Root::Path(path) => {
+            let place = open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .call(|| format!("open({path:?})"))
+                .step("attach the root")?;
+            (clone_tree(&place, Path::new(""), true)?, Some(place))
+        }
+        Root::Mount(fd) => (fd, None),
     };
     sys::mount_setattr(root.as_fd(), true, 0, 0, libc::MS_PRIVATE)?;
-    attach(&root, CWD, Path::new("/")).step("attach the root")?;
+    match place.filter(|_| pivot) {
+        Some(place) => attach(&root, &place, Path::new("")),
+        None => attach(&root, CWD, Path::new("/")),
+    }
+    .step("attach the root")?;
     Ok(root)
 }
 
@@ -103,7 +113,9 @@ pub(crate) fn populate(
         match item {
             Item::Plan(mount) => {
                 let shown = mount.destination.display();
-                mount_one(root, mount, cgroup).step(format!("mount {} on {shown}", mount.kind.name()))?;
+                let label = plan.mount_label.as_deref();
+                mount_one(root, mount, label, cgroup)
+                    .step(format!("mount {} on {shown}", mount.kind.name()))?;
                 dev_is_ours |=
                     mount.destination == Path::new("/dev") && matches!(mount.kind, MountKind::New { .. });
             }
@@ -181,11 +193,16 @@ impl MountKind {
     }
 }
 
-fn mount_one(root: &OwnedFd, plan: &MountPlan, cgroup: &CgroupView) -> Result<()> {
+fn mount_one(root: &OwnedFd, plan: &MountPlan, label: Option<&str>, cgroup: &CgroupView) -> Result<()> {
     let (mount, links) = match &plan.kind {
         MountKind::Bind { source, recursive } => (clone_tree(CWD, source, *recursive)?, Links::Follow),
         MountKind::New { fs, source, data } => {
-            let mount = new_filesystem(fs, source.as_deref(), data, 0)?;
+            let mut data = data.clone();
+            // Kernel interfaces are labelled by the policy. Source: mount(8), "context=".
+            if let (Some(label), false) = (label, ["proc", "sysfs", "mqueue"].contains(&fs.as_str())) {
+                data.push(("context".into(), Some(label.into())));
+            }
+            let mount = new_filesystem(fs, source.as_deref(), &data, 0)?;
             // A kernel interface must be where its name says, not where the image leads it.
             let links = match fs.as_str() {
                 "tmpfs" if !plan.destination.starts_with("/dev") => Links::Follow,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use oci_spec::runtime::{LinuxSeccompArg, LinuxSeccompOperator};
 
-use super::{RET_ALLOW, RET_ERRNO, RET_LOG};
+use super::{RET_ALLOW, RET_ERRNO, RET_LOG, RET_USER_NOTIF};
 use crate::error::{Error, Kind, Result};
 use crate::sys::Instruction;
 
@@ -16,6 +16,11 @@ impl Action {
     /// Whether the call goes ahead.
     pub(super) fn permits(self) -> bool {
         self.0 == RET_ALLOW || self.0 == RET_LOG
+    }
+
+    /// Whether an agent decides.
+    pub(super) fn notifies(self) -> bool {
+        self.0 == RET_USER_NOTIF
     }
 
     fn is_errno(self) -> bool {
@@ -33,7 +38,7 @@ struct Condition {
 }
 
 /// What applies to one system call.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Rule {
     /// Whatever the arguments.
     always: Option<Action>,
@@ -41,7 +46,20 @@ struct Rule {
     when: Vec<(Vec<Condition>, Action)>,
 }
 
-/// A profile being collected.
+/// By which numbers a process calls the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Abi {
+    /// This binary's own.
+    Native,
+    /// On x86-64: its registers and 32-bit pointers.
+    X32,
+    /// On x86-64: 32-bit programs.
+    X86,
+    /// On aarch64: 32-bit programs.
+    Arm,
+}
+
+/// A profile being collected, for one ABI.
 #[derive(Debug)]
 pub(super) struct Rules {
     default: Action,
@@ -71,6 +89,17 @@ const OFFSET_ARGUMENTS: u32 = 16;
 /// x32 calls carry this bit. Source: arch/x86/include/uapi/asm/unistd.h.
 #[cfg(target_arch = "x86_64")]
 const X32_BIT: u32 = 0x4000_0000;
+
+impl Abi {
+    /// What the kernel says of a call by a 32-bit program. Source: include/uapi/linux/audit.h.
+    fn architecture(self) -> u32 {
+        match self {
+            Abi::Native | Abi::X32 => NATIVE,
+            Abi::X86 => 0x4000_0003,
+            Abi::Arm => 0x4000_0028,
+        }
+    }
+}
 
 const NO_SUCH_CALL: Action = Action(RET_ERRNO | nix::libc::ENOSYS as u32);
 
@@ -110,24 +139,26 @@ impl Rules {
         Ok(())
     }
 
-    /// The program. `highest` is the highest call number known: what is above does not exist as
-    /// far as a profile that denies by errno is concerned.
-    pub(super) fn assemble(&self, highest: u32) -> Result<Vec<Instruction>> {
-        let ranges = self.ranges(highest);
-        let mut program =
-            vec![load(OFFSET_ARCHITECTURE), jump(JEQ, NATIVE, 1, 0), ret(NO_SUCH_CALL), load(OFFSET_NUMBER)];
-        #[cfg(target_arch = "x86_64")]
-        program.extend([jump(JGE, X32_BIT, 0, 1), ret(NO_SUCH_CALL)]);
-        program.extend(self.search(&ranges));
-        if program.len() > PROGRAM_LEN_MAX {
-            let text = format!("the filter has {} instructions, more than {PROGRAM_LEN_MAX}", program.len());
-            return Err(Error::new(Kind::Invalid, text));
-        }
-        Ok(program)
+    /// Adds an action for a call whose argument at `index`, masked, is `value`.
+    pub(super) fn add_when(&mut self, number: u32, action: Action, index: u32, mask: u64, value: u64) {
+        let condition =
+            Condition { index, op: LinuxSeccompOperator::ScmpCmpMaskedEq, value: mask, other: value };
+        self.calls.entry(number).or_default().when.push((vec![condition], action));
     }
 
-    /// First number → what applies from there on, until the next.
-    fn ranges(&self, highest: u32) -> Vec<(u32, Leaf<'_>)> {
+    /// What is done with a call that the profile says nothing about.
+    pub(super) fn default(&self) -> Action {
+        self.default
+    }
+
+    /// Code that has the call's number in the accumulator, and decides.
+    fn decide(&self) -> Vec<Instruction> {
+        self.search(&self.ranges())
+    }
+
+    /// First number → what applies from there on, until the next. Calls above all that the profile names are newer than
+    /// it, and do not exist as far as a profile that denies by errno is concerned: libraries fall back then.
+    fn ranges(&self) -> Vec<(u32, Leaf<'_>)> {
         let mut ranges = Vec::new();
         let mut next = 0;
         for (number, rule) in &self.calls {
@@ -137,11 +168,7 @@ impl Rules {
             ranges.push((*number, rule.always.map_or(Leaf::Arguments(rule), Leaf::Plain)));
             next = number + 1;
         }
-        if next <= highest {
-            ranges.push((next, Leaf::Plain(self.default)));
-            next = highest + 1;
-        }
-        let beyond = match self.default.is_errno() {
+        let beyond = match self.default.is_errno() && next > 0 {
             true => NO_SUCH_CALL,
             false => self.default,
         };
@@ -201,6 +228,48 @@ impl Rules {
         code.push(ret(self.default));
         code
     }
+}
+
+/// The program for a process that may call by each of these ABIs. Calls by others do not exist.
+pub(super) fn assemble(all: &BTreeMap<Abi, Rules>) -> Result<Vec<Instruction>> {
+    let decide = |abi| all.get(&abi).map(Rules::decide);
+    let mut native = vec![load(OFFSET_NUMBER)];
+    #[cfg(target_arch = "x86_64")]
+    match decide(Abi::X32) {
+        None => native.extend([jump(JGE, X32_BIT, 0, 1), ret(NO_SUCH_CALL)]),
+        Some(code) => {
+            // The bit is taken off; what is left is looked up.
+            let len = code.len() as u32 + 1;
+            native.extend([jump(JGE, X32_BIT, 1, 0), Instruction { code: JA, jt: 0, jf: 0, k: len }]);
+            native.push(Instruction { code: AND, jt: 0, jf: 0, k: !X32_BIT });
+            native.extend(code);
+        }
+    }
+    native.extend(decide(Abi::Native).unwrap_or_else(|| vec![ret(NO_SUCH_CALL)]));
+    let mut program = vec![load(OFFSET_ARCHITECTURE)];
+    let foreign = [Abi::X86, Abi::Arm].into_iter().find_map(|abi| Some((abi, decide(abi)?)));
+    match foreign {
+        None => {
+            program.extend([jump(JEQ, NATIVE, 1, 0), ret(NO_SUCH_CALL)]);
+            program.extend(native);
+        }
+        Some((abi, code)) => {
+            program.extend([
+                jump(JEQ, NATIVE, 3, 0),
+                jump(JEQ, abi.architecture(), 0, 1),
+                Instruction { code: JA, jt: 0, jf: 0, k: native.len() as u32 + 1 },
+                ret(NO_SUCH_CALL),
+            ]);
+            program.extend(native);
+            program.push(load(OFFSET_NUMBER));
+            program.extend(code);
+        }
+    }
+    if program.len() > PROGRAM_LEN_MAX {
+        let text = format!("the filter has {} instructions, more than {PROGRAM_LEN_MAX}", program.len());
+        return Err(Error::new(Kind::Invalid, text));
+    }
+    Ok(program)
 }
 
 #[derive(Debug)]
@@ -347,9 +416,13 @@ mod tests {
         .unwrap()
     }
 
+    fn program(rules: &Rules) -> Vec<Instruction> {
+        let copy = Rules { default: rules.default, calls: rules.calls.clone() };
+        assemble(&BTreeMap::from([(Abi::Native, copy)])).unwrap()
+    }
+
     fn decide(rules: &Rules, number: u32, first: u64) -> u32 {
-        let program = rules.assemble(500).unwrap();
-        run(&program, NATIVE, number, [first, 0, 0, 0, 0, 0])
+        run(&program(rules), NATIVE, number, [first, 0, 0, 0, 0, 0])
     }
 
     #[test]
@@ -359,14 +432,49 @@ mod tests {
         for n in (0..450).filter(|n| allowed(*n)) {
             rules.add(n, ALLOW, &[]).unwrap();
         }
+        let last = (0..450).rev().find(|n| allowed(*n)).unwrap();
         for n in 0..=500 {
-            let expected = if n < 450 && allowed(n) { ALLOW } else { DENY };
+            let expected = match n {
+                n if n > last => NO_SUCH_CALL,
+                n if allowed(n) => ALLOW,
+                _ => DENY,
+            };
             assert_eq!(decide(&rules, n, 0), expected.0, "{n}");
         }
-        assert_eq!(decide(&rules, 501, 0), NO_SUCH_CALL.0);
         assert_eq!(decide(&rules, u32::MAX, 0), NO_SUCH_CALL.0);
-        let program = rules.assemble(500).unwrap();
-        assert_eq!(run(&program, 0x4000_0003, 1, [0; 6]), NO_SUCH_CALL.0);
+        assert_eq!(run(&program(&rules), 0x4000_0003, 1, [0; 6]), NO_SUCH_CALL.0);
+        // A profile that names nothing knows nothing newer; one that kills does so for what it does not know.
+        assert_eq!(decide(&Rules::new(DENY), 7, 0), DENY.0);
+        let mut kills = Rules::new(Action(super::super::RET_KILL_PROCESS));
+        kills.add(1, ALLOW, &[]).unwrap();
+        assert_eq!(decide(&kills, 400, 0), super::super::RET_KILL_PROCESS);
+    }
+
+    #[test]
+    fn each_abi_has_its_own_numbers() {
+        let with = |number: u32| {
+            let mut rules = Rules::new(DENY);
+            // Long enough that the jump over it is a far one.
+            for n in 0..100 {
+                rules.add(n, ALLOW, &[arg(0, "SCMP_CMP_GT", u64::MAX - 1, 0)]).unwrap();
+            }
+            rules.add(number, ALLOW, &[]).unwrap();
+            rules
+        };
+        let other = if cfg!(target_arch = "x86_64") { Abi::X86 } else { Abi::Arm };
+        let mut all = BTreeMap::from([(Abi::Native, with(200)), (other, with(201))]);
+        if cfg!(target_arch = "x86_64") {
+            all.insert(Abi::X32, with(202));
+        }
+        let program = assemble(&all).unwrap();
+        let allows = |architecture, number| run(&program, architecture, number, [0; 6]) == ALLOW.0;
+        for n in 200..203 {
+            assert_eq!(allows(NATIVE, n), n == 200, "{n}");
+            assert_eq!(allows(other.architecture(), n), n == 201, "{n}");
+            #[cfg(target_arch = "x86_64")]
+            assert_eq!(allows(NATIVE, n | X32_BIT), n == 202, "{n}");
+        }
+        assert_eq!(run(&program, 0x1234, 200, [0; 6]), NO_SUCH_CALL.0);
     }
 
     #[test]
@@ -404,7 +512,7 @@ mod tests {
         rules.add(2, ALLOW, &[eq(0, 7), eq(0, 9)]).unwrap();
         rules.add(3, ALLOW, &[eq(0, 7)]).unwrap();
         rules.add(3, ALLOW, &[]).unwrap();
-        let program = rules.assemble(500).unwrap();
+        let program = program(&rules);
         let decide = |n, a, b| run(&program, NATIVE, n, [a, b, 0, 0, 0, 0]) == ALLOW.0;
         assert!(decide(1, 7, 9) && !decide(1, 7, 8) && !decide(1, 6, 9));
         assert!(decide(2, 7, 0) && decide(2, 9, 0) && !decide(2, 8, 0));

@@ -13,11 +13,6 @@ pub(super) fn number(name: &str) -> Option<u32> {
     })
 }
 
-/// The highest number known here. What is above is newer than this table.
-pub(super) fn highest() -> u32 {
-    all().map(|(_, number)| number).max().unwrap_or(0)
-}
-
 /// Every system call of this architecture. Each table is sorted by name.
 pub(super) fn all() -> impl Iterator<Item = (&'static str, u32)> {
     COMMON.iter().chain(SPECIFIC).chain(NEW).copied()

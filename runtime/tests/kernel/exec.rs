@@ -40,6 +40,7 @@ fn request(running: &Running, process: runtime::exec::ProcessPlan, stdio: Stdio)
         stdio,
         cgroup: running.cgroup.clone(),
         parent: Parent::Caller,
+        identity: Default::default(),
     }
 }
 
@@ -152,6 +153,7 @@ fn into_a_dead_container() {
         stdio,
         cgroup: None,
         parent: Parent::Caller,
+        identity: Default::default(),
     })
     .unwrap_err();
     assert_eq!(error.kind(), runtime::Kind::NotFound, "{error}");

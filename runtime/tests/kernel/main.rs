@@ -4,21 +4,35 @@
 //! NAME` is such a process; `kernel --program COMMAND…` is what runs inside the containers.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod attributes;
 mod cgroup;
 mod container;
 mod exec;
 mod failure;
 mod fixture;
 mod harness;
+mod hooks;
 mod hostile;
+mod namespaces;
 mod program;
 mod restrictions;
+mod seccomp;
 
 fn main() -> std::process::ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let tests =
-        [container::TESTS, restrictions::TESTS, exec::TESTS, cgroup::TESTS, failure::TESTS, hostile::TESTS]
-            .concat();
+    let tests = [
+        container::TESTS,
+        restrictions::TESTS,
+        exec::TESTS,
+        cgroup::TESTS,
+        failure::TESTS,
+        hooks::TESTS,
+        namespaces::TESTS,
+        attributes::TESTS,
+        seccomp::TESTS,
+        hostile::TESTS,
+    ]
+    .concat();
     match args.first().map(String::as_str) {
         Some("--program") => program::main(&args[1..]),
         Some("--run") => harness::run_one(&tests, &args[1]),

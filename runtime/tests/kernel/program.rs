@@ -20,6 +20,55 @@ fn errno(e: &std::io::Error) -> Errno {
     e.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)
 }
 
+/// Seconds of the monotonic and of the boot-time clock.
+pub fn clocks() -> String {
+    use nix::time::{ClockId, clock_gettime};
+    let seconds = |clock| clock_gettime(clock).unwrap().tv_sec();
+    format!("{} {}", seconds(ClockId::CLOCK_MONOTONIC), seconds(ClockId::CLOCK_BOOTTIME))
+}
+
+/// The number of the session keyring; empty where there are none.
+pub fn session_keyring() -> String {
+    let (get_id, session) = (0, -3);
+    // SAFETY: integers only.
+    match unsafe { libc::syscall(libc::SYS_keyctl, get_id, session, 0) } {
+        -1 => String::new(),
+        number => number.to_string(),
+    }
+}
+
+/// A call as a 32-bit program makes it.
+#[cfg(target_arch = "x86_64")]
+fn int80(number: u32, first: u32, second: u32) -> i32 {
+    let result;
+    // SAFETY: the calls tested take integers or a null pointer. rbx is the compiler's own, and kept.
+    unsafe {
+        std::arch::asm!(
+            "xchg {first:r}, rbx", "int 0x80", "xchg {first:r}, rbx",
+            first = inout(reg) u64::from(first) => _,
+            inlateout("eax") number => result,
+            in("ecx") second,
+            in("edx") 0,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+        );
+    }
+    result
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn int80(_: u32, _: u32, _: u32) -> i32 {
+    -38
+}
+
+/// A call with x32's bit set, without arguments.
+fn x32(number: i64) -> i64 {
+    // SAFETY: integers only.
+    match unsafe { libc::syscall(0x4000_0000 | number, -1, 0, 0) } {
+        -1 => -i64::from(Errno::last_raw()),
+        other => other,
+    }
+}
+
 fn run(words: &[&str]) -> std::io::Result<String> {
     let flags = |n: &str| nix::sched::CloneFlags::from_bits_retain(n.parse().unwrap());
     Ok(match words {
@@ -125,6 +174,100 @@ fn run(words: &[&str]) -> std::io::Result<String> {
             for _ in 0..count.parse::<usize>().unwrap() {
                 std::process::Command::new("/program").args(["--program", "sleep"]).spawn()?;
             }
+            "spawned".into()
+        }
+        ["clocks"] => clocks(),
+        ["session-keyring"] => session_keyring(),
+        ["sched"] => {
+            // Source: sched_getattr(2).
+            let mut attr = [0_u32; 14];
+            // SAFETY: the kernel writes at most the size given.
+            let ret = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, attr.as_mut_ptr(), 56, 0) };
+            if ret < 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            format!("{} {} {} {}", attr[1], attr[4] as i32, attr[5], attr[2])
+        }
+        // SAFETY: integers only.
+        ["ioprio"] => unsafe { libc::syscall(libc::SYS_ioprio_get, 1, 0) }.to_string(),
+        // SAFETY: integers only; this value asks and changes nothing.
+        ["personality"] => unsafe { libc::personality(0xffff_ffff) }.to_string(),
+        ["machine"] => nix::sys::utsname::uname()?.machine().to_string_lossy().into_owned(),
+        ["affinity"] => {
+            let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0))?;
+            let all: Vec<String> =
+                (0..1024).filter(|cpu| set.is_set(*cpu).unwrap()).map(|cpu| cpu.to_string()).collect();
+            all.join(",")
+        }
+        ["mempolicy"] => {
+            let (mut mode, mut nodes) = (0_i32, [0_u64; 16]);
+            // SAFETY: the kernel writes one int and the bits it is told there are.
+            let ret = unsafe {
+                libc::syscall(libc::SYS_get_mempolicy, &raw mut mode, nodes.as_mut_ptr(), 1024, 0, 0)
+            };
+            if ret < 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            format!("{mode} {}", nodes[0])
+        }
+        ["int80", number, first, second] => {
+            int80(number.parse().unwrap(), first.parse().unwrap(), second.parse().unwrap()).to_string()
+        }
+        ["x32", number] => x32(number.parse().unwrap()).to_string(),
+        ["trapped", "mkdir"] => {
+            static SEEN: std::sync::atomic::AtomicI32 = std::sync::atomic::AtomicI32::new(0);
+            extern "C" fn note(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+                // SAFETY: the kernel passes a valid siginfo to a handler that asked for one.
+                SEEN.store(unsafe { (*info).si_errno }, std::sync::atomic::Ordering::Relaxed);
+            }
+            // SAFETY: integers and a pointer; zero is no flags and an empty mask.
+            let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+            action.sa_sigaction = note as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO;
+            // SAFETY: the handler only stores to an atomic.
+            unsafe { libc::sigaction(libc::SIGSYS, &raw const action, std::ptr::null_mut()) };
+            // What it returns is what was in the register; the handler tells.
+            _ = std::fs::create_dir("/made");
+            format!("SIGSYS errno {}", SEEN.load(std::sync::atomic::Ordering::Relaxed))
+        }
+        // As a hook: what it was told, and where it ran.
+        ["hook", path] => {
+            let mut state = String::new();
+            std::io::stdin().read_to_string(&mut state)?;
+            let namespace = |kind: &str| {
+                let link = std::fs::read_link(format!("/proc/self/ns/{kind}"));
+                link.map_or("none".into(), |link| link.display().to_string())
+            };
+            let line = serde_json::json!({
+                "state": serde_json::from_str::<serde_json::Value>(&state)?,
+                "mnt": namespace("mnt"), "pid": namespace("pid"), "self": std::process::id(),
+                "group": nix::unistd::getpgrp().as_raw(),
+                "env": std::env::vars().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>(),
+                "fds": run(&["ls", "/proc/self/fd"]).unwrap_or_default(),
+                "cwd": std::env::current_dir()?,
+            });
+            let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+            writeln!(file, "{line}")?;
+            "told".into()
+        }
+        ["fail", code] => {
+            eprintln!("it is by design");
+            // SAFETY: ends this process, of which nothing is left to do.
+            unsafe { libc::_exit(code.parse().unwrap()) }
+        }
+        // Holds a lock, together with a child of its own, for ever.
+        ["hold", path] => {
+            use std::os::fd::AsRawFd;
+            let file = std::fs::File::create(path)?;
+            rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
+            let kept = nix::unistd::dup(&file)?;
+            assert!(kept.as_raw_fd() > 2);
+            std::process::Command::new("/proc/self/exe").args(["--program", "sleep"]).spawn()?;
+            return run(&["sleep"]);
+        }
+        // A child that goes on, its output still ours.
+        ["daemon"] => {
+            std::process::Command::new("/proc/self/exe").args(["--program", "sleep"]).spawn()?;
             "spawned".into()
         }
         ["sleep"] => {

@@ -17,7 +17,7 @@ pub const TESTS: &[Test] = &[
     ("root_rlimits_are_set_and_clamped", rlimits),
     ("root_oom_score_adj", oom_score_adj),
     ("root_no_descriptor_leaks", no_descriptor_leaks),
-    ("root_hooks_and_labels_are_refused_by_name", refused_by_name),
+    ("root_what_is_refused_is_named", refused_by_name),
 ];
 
 fn masked_paths_are_empty() {
@@ -236,14 +236,15 @@ fn no_descriptor_leaks() {
 fn refused_by_name() {
     let refusal = |pointer: &str, value| Case::new(&[]).set(pointer, value).plan().unwrap_err();
     let cases = [
-        ("/hooks", json!({"poststop": [{"path": "/bin/true"}]}), "hooks.poststop"),
-        ("/process/apparmorProfile", json!("p"), "process.apparmorProfile"),
-        ("/process/selinuxLabel", json!("p"), "process.selinuxLabel"),
-        ("/linux/namespaces/-", json!({"type": "time"}), "linux.namespaces: time"),
+        ("/hooks", json!({"poststop": [{"path": "bin/true"}]}), "hooks.poststop[0].path"),
+        ("/process/apparmorProfile", json!("p\nq"), "process.apparmorProfile"),
+        ("/process/selinuxLabel", json!("p\0"), "process.selinuxLabel"),
+        ("/linux/timeOffsets", json!({"boottime": {"secs": 1}}), "linux.timeOffsets.boottime"),
+        ("/linux/uidMappings", json!([{"containerID": 0, "hostID": 0, "size": 1}]), "linux.uidMappings"),
         ("/linux/namespaces/-", json!({"type": "uts"}), "is listed twice"),
-        ("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_NOTIFY"}), "SCMP_ACT_NOTIFY"),
+        ("/linux/netDevices", json!({"eth0": {}}), "linux.netDevices"),
         ("/linux/intelRdt", json!({}), "linux.intelRdt"),
-        ("/linux/personality", json!({"domain": "LINUX32"}), "linux.personality"),
+        ("/linux/personality", json!({"domain": "LINUX32", "flags": ["X"]}), "linux.personality.flags"),
         ("/mounts/-", json!({"destination": "/x", "type": "tmpfs", "options": ["tmpcopyup"]}), "mounts[7]"),
         ("/process/user", json!({"uid": 4294967295u32, "gid": 0}), "process.user"),
         ("/process/args", json!([]), "process.args"),

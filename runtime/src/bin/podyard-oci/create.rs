@@ -7,18 +7,22 @@ use std::time::SystemTime;
 use oci_spec::runtime::Spec;
 use runtime::cgroup::Cgroup;
 use runtime::container::{CreateRequest, Parent, Root, StartGate, Stdio, create as make, start_at};
-use runtime::state::{Directory, State, Verb, process_start};
+use runtime::hooks::{self, Hooks};
+use runtime::state::{Directory, Identity, State, Status, Verb, process_start};
 use runtime::{Error, Kind, Plan, Result};
 
-use crate::end::destroy;
+use crate::end::{destroy, run_poststop_hooks};
 use crate::log::{Log, rfc3339};
 use crate::options::Command;
 use crate::relay::{self, Signals};
-use crate::store::{cgroup_of, find, hand_over, io, load, own_stdio, write_pid_file};
+use crate::store::{cgroup_of, find, hand_over, io, load_document, own_stdio, write_pid_file};
 
 /// A container created, and what only its creator has.
 pub struct Made {
     directory: Directory,
+    pid: i32,
+    after: Hooks,
+    identity: Identity,
     pidfd: OwnedFd,
     /// Kept open: the first process takes its closing for the end of its creator.
     start: StartGate,
@@ -29,11 +33,14 @@ pub struct Made {
 pub fn create(command: &Command, log: &Log) -> Result<Made> {
     let bundle = command.bundle();
     let bundle = std::fs::canonicalize(&bundle).map_err(io(&bundle))?;
-    let spec: Spec = load(&bundle.join("config.json"))?;
+    let spec: Spec = load_document(&bundle.join("config.json"), log)?;
     // The spec's paths are relative to the bundle.
     std::env::set_current_dir(&bundle).map_err(io(&bundle))?;
     let root = spec.root().as_ref().map(|r| bundle.join(r.path())).unwrap_or_default();
-    let plan = Plan::from_spec(&spec)?;
+    let mut plan = Plan::from_spec(&spec)?;
+    plan.identity.id = command.id()?.to_string();
+    plan.identity.bundle = bundle.clone();
+    let (after, identity) = (plan.hooks.clone(), plan.identity.clone());
     let console = command.has("--console-socket");
     if command.has("--detach") && plan.process.terminal && !console {
         return Err(Error::invalid("--console-socket", "is needed for a detached terminal"));
@@ -51,6 +58,7 @@ pub fn create(command: &Command, log: &Log) -> Result<Made> {
     if made.is_err() {
         // The id is ours, so what is there is of this attempt.
         directory.remove()?;
+        run_poststop_hooks(&after, &identity, log);
     }
     made
 }
@@ -65,7 +73,9 @@ fn create_reserved(
     directory: &Directory,
 ) -> Result<Made> {
     plan.pivot = !command.has("--no-pivot");
+    plan.process.new_keyring = !command.has("--no-new-keyring");
     plan.process.preserved_fds = command.number("--preserve-fds")?.unwrap_or(0);
+    let (after, identity) = (plan.hooks.clone(), plan.identity.clone());
     directory.save_spec(spec)?;
     let cgroup = Cgroup::create(cgroup_path(&plan, command.id()?)?)?;
     let made = (|| {
@@ -108,7 +118,15 @@ fn create_reserved(
         })?;
         let console = hand_over(command, created.console)?;
         write_pid_file(command, created.pid)?;
-        Ok(Made { directory: directory.clone(), pidfd: created.pidfd, start: created.start, console })
+        Ok(Made {
+            directory: directory.clone(),
+            pid: created.pid,
+            after,
+            identity,
+            pidfd: created.pidfd,
+            start: created.start,
+            console,
+        })
     })();
     if made.is_err() {
         destroy(&cgroup)?;
@@ -123,6 +141,7 @@ pub fn run(command: &Command, log: &Log) -> Result<u8> {
     let detach = command.has("--detach");
     let outcome = start_at(&made.directory.start_socket()).and_then(|()| {
         std::fs::remove_file(made.directory.start_socket()).map_err(io(&made.directory.start_socket()))?;
+        run_poststart_hooks(&made.after, &made.identity, made.pid, log);
         match detach {
             true => Ok(0),
             false => relay::wait(&made.pidfd, made.console, signals),
@@ -133,17 +152,28 @@ pub fn run(command: &Command, log: &Log) -> Result<u8> {
         let state = made.directory.state()?;
         destroy(&cgroup_of(&state)?)?;
         made.directory.remove()?;
+        run_poststop_hooks(&made.after, &made.identity, log);
     }
     outcome
 }
 
 /// `start`: the program.
-pub fn start(command: &Command) -> Result<()> {
+pub fn start(command: &Command, log: &Log) -> Result<()> {
     let (directory, state) = find(command)?;
     directory.status(&state)?.permits(Verb::Start)?;
     let started = start_at(&directory.start_socket());
     std::fs::remove_file(directory.start_socket()).map_err(io(&directory.start_socket()))?;
-    started
+    started?;
+    let spec = directory.spec()?;
+    run_poststart_hooks(&Hooks::from_spec(&spec)?, &state.identity(&spec), state.pid, log);
+    Ok(())
+}
+
+/// The program runs, whatever they say. Source: runtime-spec 1.2, runtime.md, "Lifecycle", step 9.
+fn run_poststart_hooks(hooks: &Hooks, identity: &Identity, pid: i32, log: &Log) {
+    let state = identity.state(Status::Running, Some(pid));
+    let failed = hooks::run_each(&hooks.poststart, &state, &hooks::own_environment());
+    failed.iter().for_each(|error| log.warning(&error.to_string()));
 }
 
 /// Source: runtime-spec, config-linux.md, "Cgroups Path".

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use runtime::cgroup::Cgroup;
-use runtime::state::{Directory, State, Status, Verb};
+use runtime::hooks::{self, Hooks};
+use runtime::state::{Directory, Identity, State, Status, Verb};
 use runtime::{Error, Kind, Result};
 
+use crate::log::Log;
 use crate::options::Command;
 use crate::store::{cgroup_of, find};
 
@@ -48,7 +50,7 @@ fn kill_all(state: &State, signal: Signal) -> Result<()> {
 }
 
 /// `delete`: forgets a stopped container; with `--force` any, which is killed first.
-pub fn delete(command: &Command) -> Result<()> {
+pub fn delete(command: &Command, log: &Log) -> Result<()> {
     let directory = Directory::of(&command.root(), command.id()?)?;
     let state = match directory.state() {
         // A create that was cut short left a reserved id; what is not there is deleted already.
@@ -61,8 +63,23 @@ pub fn delete(command: &Command) -> Result<()> {
     if !command.has("--force") {
         directory.status(&state)?.permits(Verb::Delete)?;
     }
+    // Read before it is gone; a bundle's own file may have changed or vanished.
+    let spec = directory.spec();
     destroy(&cgroup_of(&state)?)?;
-    directory.remove()
+    directory.remove()?;
+    match spec.and_then(|spec| Ok((Hooks::from_spec(&spec)?, state.identity(&spec)))) {
+        Ok((hooks, identity)) => run_poststop_hooks(&hooks, &identity, log),
+        // It is deleted all the same: nobody could mend what create has written.
+        Err(error) => log.warning(&error.within("poststop hooks").to_string()),
+    }
+    Ok(())
+}
+
+/// Nothing is left of the container, whatever they say. Source: runtime-spec 1.2, runtime.md, "Lifecycle", step 13.
+pub fn run_poststop_hooks(hooks: &Hooks, identity: &Identity, log: &Log) {
+    let state = identity.state(Status::Stopped, None);
+    let failed = hooks::run_each(&hooks.poststop, &state, &hooks::own_environment());
+    failed.iter().for_each(|error| log.warning(&error.to_string()));
 }
 
 /// Kills, sees it empty, removes.

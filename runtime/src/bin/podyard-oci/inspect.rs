@@ -18,20 +18,11 @@ pub fn state(command: &Command) -> Result<()> {
 
 fn describe(directory: &Directory, state: &State) -> Result<Value> {
     let status = directory.status(state)?;
-    let spec = directory.spec()?;
-    let mut shown = json!({
-        "ociVersion": spec.version(),
-        "id": state.id,
-        "pid": if status == Status::Stopped { 0 } else { state.pid },
-        "status": status,
-        "bundle": state.bundle,
-        "rootfs": state.rootfs,
-        "created": state.created,
-        "owner": owner(directory),
-    });
-    if let Some(annotations) = spec.annotations() {
-        shown["annotations"] = json!(annotations);
-    }
+    let pid = if status == Status::Stopped { 0 } else { state.pid };
+    let mut shown = state.identity(&directory.spec()?).state(status, Some(pid));
+    shown["rootfs"] = json!(state.rootfs);
+    shown["created"] = json!(state.created);
+    shown["owner"] = json!(owner(directory));
     Ok(shown)
 }
 

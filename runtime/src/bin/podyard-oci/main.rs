@@ -63,7 +63,7 @@ fn run(command: &Command, log: &Log) -> Result<u8> {
     match command.verb.as_str() {
         "create" => create::create(command, log).map(|_| 0),
         "run" => create::run(command, log),
-        "start" => create::start(command).map(|()| 0),
+        "start" => create::start(command, log).map(|()| 0),
         "exec" => process::exec(command, log),
         "state" => inspect::state(command).map(|()| 0),
         "list" => inspect::list(command).map(|()| 0),
@@ -71,7 +71,7 @@ fn run(command: &Command, log: &Log) -> Result<u8> {
         "features" => features::show().map(|()| 0),
         "events" => events::events(command).map(|()| 0),
         "kill" => end::kill(command).map(|()| 0),
-        "delete" => end::delete(command).map(|()| 0),
+        "delete" => end::delete(command, log).map(|()| 0),
         "pause" => end::pause(command).map(|()| 0),
         "resume" => end::resume(command).map(|()| 0),
         "update" => update::update(command).map(|()| 0),

@@ -11,7 +11,7 @@ use runtime::{Error, Kind, Result};
 use crate::log::Log;
 use crate::options::Command;
 use crate::relay::{self, Signals};
-use crate::store::{find, hand_over, load, own_stdio, write_pid_file};
+use crate::store::{find, hand_over, load_document, own_stdio, write_pid_file};
 
 /// Runs it; its exit code, or 0 if detached.
 pub fn exec(command: &Command, log: &Log) -> Result<u8> {
@@ -24,7 +24,7 @@ pub fn exec(command: &Command, log: &Log) -> Result<u8> {
         status => status.permits(Verb::Exec)?,
     }
     let spec = directory.spec()?;
-    let mut process = plan(command, &spec)?;
+    let mut process = plan(command, &spec, log)?;
     process.preserved_fds = command.number("--preserve-fds")?.unwrap_or(0);
     let terminal = process.terminal;
     let console = command.has("--console-socket");
@@ -45,6 +45,7 @@ pub fn exec(command: &Command, log: &Log) -> Result<u8> {
         },
         cgroup: Some(cgroup(command, &state.cgroup)?),
         parent: Parent::Caller,
+        identity: state.identity(&spec),
     })?;
     executed.warnings.iter().for_each(|warning| log.warning(warning));
     write_pid_file(command, executed.pid)?;
@@ -67,9 +68,9 @@ fn cgroup(command: &Command, own: &std::path::Path) -> Result<Cgroup> {
 }
 
 /// The container's own process with another command and the options' changes, or a process file.
-fn plan(command: &Command, spec: &Spec) -> Result<ProcessPlan> {
+fn plan(command: &Command, spec: &Spec, log: &Log) -> Result<ProcessPlan> {
     let mut process: Process = match command.path("--process") {
-        Some(path) => load(path)?,
+        Some(path) => load_document(path, log)?,
         None => {
             let mut process = spec.process().clone().unwrap_or_default();
             process.set_args(Some(command.args[1..].to_vec()));
@@ -97,7 +98,11 @@ fn plan(command: &Command, spec: &Spec) -> Result<ProcessPlan> {
         process.set_apparmor_profile(Some(profile.to_string()));
     }
     add_capabilities(command, &mut process)?;
-    ProcessPlan::from_spec(&process)
+    let plan = ProcessPlan::from_spec(&process)?;
+    match spec.linux() {
+        Some(linux) => plan.within(linux),
+        None => Ok(plan),
+    }
 }
 
 fn set_user(command: &Command, process: &mut Process) -> Result<()> {

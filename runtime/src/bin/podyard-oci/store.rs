@@ -7,6 +7,7 @@ use runtime::cgroup::{Cgroup, Hierarchies};
 use runtime::state::{Directory, State};
 use runtime::{Error, Kind, Result};
 
+use crate::log::Log;
 use crate::options::Command;
 
 /// The container that the command names.
@@ -73,17 +74,28 @@ pub fn hand_over(command: &Command, console: Option<OwnedFd>) -> Result<Option<O
     Ok(None)
 }
 
+/// Reads a spec or a process, which may ask for more than there is.
+pub fn load_document<T: serde::de::DeserializeOwned>(path: &Path, log: &Log) -> Result<T> {
+    let mut warnings = Vec::new();
+    let read = runtime::document::read(&read_all(path)?, &mut warnings);
+    warnings.iter().for_each(|warning| log.warning(warning));
+    read.map_err(|e| Error::invalid(path.display(), e))
+}
+
 /// Reads a JSON file; `-` is standard input.
 pub fn load<T: for<'a> serde::Deserialize<'a>>(path: &Path) -> Result<T> {
-    let bytes = match path.to_str() {
+    serde_json::from_slice(&read_all(path)?).map_err(|e| Error::invalid(path.display(), e))
+}
+
+fn read_all(path: &Path) -> Result<Vec<u8>> {
+    match path.to_str() {
         Some("-") => {
             let mut bytes = Vec::new();
             std::io::Read::read_to_end(&mut std::io::stdin(), &mut bytes).map_err(io(path))?;
-            bytes
+            Ok(bytes)
         }
-        _ => std::fs::read(path).map_err(io(path))?,
-    };
-    serde_json::from_slice(&bytes).map_err(|e| Error::invalid(path.display(), e))
+        _ => std::fs::read(path).map_err(io(path)),
+    }
 }
 
 /// An error about a file.
