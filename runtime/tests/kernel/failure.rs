@@ -169,11 +169,15 @@ fn failing_system_calls() {
 
 /// From now on this process and its children get `EIO` from `call`.
 fn refuse(call: &str) {
-    let profile = json!({
+    answer(&[call.to_string()], libc::EIO);
+}
+
+/// From now on this process and its children get `errno` from these calls.
+pub fn answer(calls: &[String], errno: i32) {
+    install(json!({
         "defaultAction": "SCMP_ACT_ALLOW",
-        "syscalls": [{"names": [call], "action": "SCMP_ACT_ERRNO", "errnoRet": libc::EIO}],
-    });
-    install(profile);
+        "syscalls": [{"names": calls, "action": "SCMP_ACT_ERRNO", "errnoRet": errno}],
+    }));
 }
 
 fn install(profile: serde_json::Value) {

@@ -132,13 +132,22 @@ impl Case {
 
     pub fn request(&mut self, stdio: Stdio) -> Result<CreateRequest> {
         let mut mounts = std::mem::take(&mut self.mounts);
-        mounts.push(DetachedMount {
-            fd: clone_mount(&std::env::current_exe().unwrap()),
-            destination: "/program".into(),
-            read_only: true,
-        });
+        let program = std::env::current_exe().unwrap();
+        let mut spec = self.spec.clone();
+        // Detached mounts are of the mount API; without it the spec has them all.
+        if crate::harness::lacks("move_mount") {
+            let mount =
+                json!({"destination": "/program", "type": "bind", "source": program, "options": ["ro"]});
+            spec["mounts"].as_array_mut().unwrap().push(mount);
+        } else {
+            mounts.push(DetachedMount {
+                fd: clone_mount(&program),
+                destination: "/program".into(),
+                read_only: true,
+            });
+        }
         Ok(CreateRequest {
-            plan: self.plan()?,
+            plan: Plan::from_spec(&serde_json::from_value(spec).unwrap())?,
             root: Root::Path(self.root.0.clone()),
             mounts,
             stdio,

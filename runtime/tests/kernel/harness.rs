@@ -1,7 +1,11 @@
 //! Runs tests in processes of their own, a few at a time, and prints what libtest would.
+//!
+//! Each runs once as it is, and once more for each of [`AGAIN`]: with those system calls answering `ENOSYS`, as an
+//! older kernel or a filter around us has it, which proves the fallbacks. `PODYARD_WITHOUT=openat2` (a set of
+//! [`SETS`], or names of system calls, with commas) makes one run without them instead.
 
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 pub type Test = (&'static str, fn());
@@ -9,21 +13,67 @@ pub type Test = (&'static str, fn());
 /// Longest a single test may take. The machine may be an emulated one.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-pub fn run_one(tests: &[Test], name: &str) {
+/// Sets of system calls to do without.
+pub const SETS: &[(&str, &[&str])] = &[
+    ("openat2", &["openat2"]),
+    (
+        "mount-api",
+        &[
+            "fsopen",
+            "fsconfig",
+            "fsmount",
+            "fspick",
+            "open_tree",
+            "open_tree_attr",
+            "move_mount",
+            "mount_setattr",
+        ],
+    ),
+];
+
+/// Those of [`SETS`] that every run of the tests tries: the ones whose fallbacks are complete.
+pub const AGAIN: &[&str] = &[];
+
+/// What this test process does without.
+static LACKING: OnceLock<Vec<String>> = OnceLock::new();
+
+/// Whether this process and its containers have to do without `call`.
+pub fn lacks(call: &str) -> bool {
+    LACKING.get().is_some_and(|calls| calls.iter().any(|c| c == call))
+}
+
+/// The system calls that `without`, words with commas between them, names.
+fn calls(without: &str) -> Vec<String> {
+    let set = |word: &str| SETS.iter().find(|(name, _)| *name == word).map(|(_, calls)| calls.to_vec());
+    let words = without.split(',').filter(|word| !word.is_empty());
+    words.flat_map(|word| set(word).unwrap_or(vec![word])).map(str::to_string).collect()
+}
+
+pub fn run_one(tests: &[Test], name: &str, without: &str) {
     let (_, body) = tests.iter().find(|(n, _)| *n == name).expect("a test");
+    let calls = calls(without);
+    if !calls.is_empty() {
+        crate::failure::answer(&calls, nix::libc::ENOSYS);
+    }
+    LACKING.set(calls).unwrap();
     body();
 }
 
 pub fn run_all(tests: &[Test], args: &[String]) -> ExitCode {
     // libtest's own options, which cargo may pass, mean nothing here but for --list.
     let filters: Vec<&String> = args.iter().filter(|a| !a.starts_with('-')).collect();
-    let chosen: Vec<Test> = tests
-        .iter()
-        .filter(|(name, _)| filters.is_empty() || filters.iter().any(|f| name.contains(*f)))
-        .copied()
+    let by_hand = std::env::var("PODYARD_WITHOUT").ok();
+    let without = match &by_hand {
+        Some(words) => vec![words.as_str()],
+        None => [""].iter().chain(AGAIN).copied().collect(),
+    };
+    let chosen: Vec<(String, &str, &str)> = without
+        .into_iter()
+        .flat_map(|without| tests.iter().map(move |(name, _)| (title(name, without), *name, without)))
+        .filter(|(title, ..)| filters.is_empty() || filters.iter().any(|f| title.contains(*f)))
         .collect();
     if args.iter().any(|a| a == "--list") {
-        chosen.iter().for_each(|(name, _)| println!("{name}: test"));
+        chosen.iter().for_each(|(title, ..)| println!("{title}: test"));
         return ExitCode::SUCCESS;
     }
     println!("\nrunning {} tests", chosen.len());
@@ -37,22 +87,22 @@ pub fn run_all(tests: &[Test], args: &[String]) -> ExitCode {
         for _ in 0..4 {
             scope.spawn(|| {
                 loop {
-                    let Some((name, _)) = queue.lock().unwrap().next().copied() else {
+                    let Some((title, name, without)) = queue.lock().unwrap().next() else {
                         return;
                     };
-                    let (passed, output) = run(name);
+                    let (passed, output) = run(name, without);
                     let skipped = output.contains("SKIP:");
                     let word = match (passed, skipped) {
                         (true, true) => "ignored",
                         (true, false) => "ok",
                         (false, _) => "FAILED",
                     };
-                    println!("test {name} ... {word}");
+                    println!("test {title} ... {word}");
                     if skipped || !passed {
                         println!("{}", output.trim_end());
                     }
                     if !passed {
-                        failures.lock().unwrap().push(name);
+                        failures.lock().unwrap().push(title.as_str());
                     }
                 }
             });
@@ -63,17 +113,21 @@ pub fn run_all(tests: &[Test], args: &[String]) -> ExitCode {
     let result = if failures.is_empty() { "ok" } else { "FAILED" };
     println!("\ntest result: {result}. {passed} passed; {} failed", failures.len());
     if !failures.is_empty() {
-        println!("failures: {}", failures.join(" "));
+        println!("failures: {}", failures.join(", "));
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
 }
 
-fn run(name: &str) -> (bool, String) {
+fn title(name: &str, without: &str) -> String {
+    if without.is_empty() { name.to_string() } else { format!("{name} (without {without})") }
+}
+
+fn run(name: &str, without: &str) -> (bool, String) {
     let mut output = tempfile();
     let file = output.try_clone().unwrap();
     let mut child = Command::new("/proc/self/exe")
-        .args(["--run", name])
+        .args(["--run", name, without])
         .stdin(Stdio::null())
         .stdout(file.try_clone().unwrap())
         .stderr(file)

@@ -1,7 +1,7 @@
 //! The runtime on the real kernel: what a container can see, do, and above all cannot.
 //!
 //! `kernel [FILTER]` runs the tests, each in a re-executed single-threaded process; `kernel --run
-//! NAME` is such a process; `kernel --program COMMAND…` is what runs inside the containers.
+//! NAME WITHOUT` is such a process; `kernel --program COMMAND…` is what runs inside the containers.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod attributes;
@@ -35,7 +35,7 @@ fn main() -> std::process::ExitCode {
     .concat();
     match args.first().map(String::as_str) {
         Some("--program") => program::main(&args[1..]),
-        Some("--run") => harness::run_one(&tests, &args[1]),
+        Some("--run") => harness::run_one(&tests, &args[1], &args[2]),
         _ => return harness::run_all(&tests, &args),
     }
     std::process::ExitCode::SUCCESS
