@@ -102,11 +102,8 @@ impl Attributes {
         }
     }
 
-    /// Gives them to this process, but for the CPUs. While it may: most raise something.
+    /// Gives this process what only itself can: personality and memory policy.
     pub(crate) fn apply(&self) -> Result<()> {
-        if let Some(priority) = self.io_priority {
-            sys::ioprio_set(priority).step("process.ioPriority")?;
-        }
         if let Some(personality) = self.personality {
             let persona = nix::sys::personality::Persona::from_bits_retain(personality as i32);
             nix::sys::personality::set(persona)
@@ -116,9 +113,16 @@ impl Attributes {
         if let Some(policy) = &self.memory_policy {
             sys::set_mempolicy(policy.mode, &policy.nodes).step("linux.memoryPolicy")?;
         }
-        // Last: a class below the others would make the rest of the work wait.
+        Ok(())
+    }
+
+    /// Gives a process its place before others; 0 is this one.
+    pub(crate) fn prioritize(&self, pid: i32) -> Result<()> {
+        if let Some(priority) = self.io_priority {
+            sys::ioprio_set(pid, priority).step("process.ioPriority")?;
+        }
         match &self.scheduler {
-            Some(scheduler) => sys::sched_setattr(scheduler).step("process.scheduler"),
+            Some(scheduler) => sys::sched_setattr(pid, scheduler).step("process.scheduler"),
             None => Ok(()),
         }
     }

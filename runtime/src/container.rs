@@ -180,10 +180,12 @@ pub fn create(request: CreateRequest) -> Result<Created> {
         listener: start_listener,
         plan: &plan,
     };
+    let limited = std::cell::RefCell::new(Vec::new());
     let serve = |what: &Ask, pid, pidfd: &OwnedFd| match what {
         Ask::Begin if user_namespace => write_id_maps(pid, &plan.uid_map, &plan.gid_map),
         Ask::Begin => Ok(()),
         Ask::MapIds => write_id_maps(pid, &plan.uid_map, &plan.gid_map),
+        Ask::Limits => plan.process.limit_child(pid).map(|found| limited.borrow_mut().extend(found)),
         Ask::Listener(fd) => {
             introduce(plan.seccomp.as_ref(), (pid, pidfd, *fd), &plan.identity, Status::Creating)
         }
@@ -195,7 +197,8 @@ pub fn create(request: CreateRequest) -> Result<Created> {
             hooks::run(&plan.hooks.create_runtime, &state, &env)
         }
     };
-    let Born { pid, pidfd, channel, warnings, console } = birth.give(init, serve)?;
+    let Born { pid, pidfd, channel, mut warnings, console } = birth.give(init, serve)?;
+    warnings.extend(limited.take());
     Ok(Created { pid, pidfd, start: StartGate(channel), console, warnings })
 }
 
@@ -247,10 +250,20 @@ fn is_own(fd: &OwnedFd, kind: namespaces::Kind) -> Result<bool> {
     Ok((own.st_dev, own.st_ino) == (found.st_dev, found.st_ino))
 }
 
-/// A container's root becomes the root of everybody in its mount namespace.
+/// A container's root becomes the root of everybody in its mount namespace: of the whole system, were it that.
 fn refuse_own_mounts(fd: &OwnedFd) -> Result<()> {
-    if is_own(fd, namespaces::Kind::Mount)? {
-        return Err(Error::invalid("linux.namespaces: mnt", "is the runtime's own, and would be changed"));
+    let field = "linux.namespaces: mnt";
+    let found = rustix::fs::fstat(fd).call(|| "fstat(mnt namespace)".into())?;
+    for (of, whose) in [("self", "runtime"), ("1", "system")] {
+        let path = format!("/proc/{of}/ns/mnt");
+        let own = match rustix::fs::stat(&path) {
+            // Who may not look at it could not have opened it.
+            Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) if of == "1" => continue,
+            other => other.call(|| format!("stat({path:?})")).step(field)?,
+        };
+        if (own.st_dev, own.st_ino) == (found.st_dev, found.st_ino) {
+            return Err(Error::invalid(field, format!("is the {whose}'s own, and would be changed")));
+        }
     }
     Ok(())
 }

@@ -93,14 +93,17 @@ pub fn exec(request: ExecRequest) -> Result<Executed> {
         stdio,
         cgroups: cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::v1_tasks)?,
     };
+    let limited = std::cell::RefCell::new(Vec::new());
     let serve = |what: &Ask, pid, pidfd: &OwnedFd| match what {
         Ask::Begin => Ok(()),
+        Ask::Limits => process.limit_child(pid).map(|found| limited.borrow_mut().extend(found)),
         Ask::Listener(fd) => introduce(seccomp.as_ref(), (pid, pidfd, *fd), &identity, Status::Running),
         other => Err(Error::new(Kind::Internal, format!("an exec asks for {other:?}"))),
     };
     let initial = process.attributes.initial_cpus.as_deref();
     let born = attributes::on_cpus(initial, || birth.give(entering, serve))?;
-    let Born { pid, pidfd, channel, warnings, console } = born;
+    let Born { pid, pidfd, channel, mut warnings, console } = born;
+    warnings.extend(limited.take());
     match StartGate::from_fd(channel.into_fd()).start() {
         Ok(()) => Ok(Executed { pid, pidfd, console, warnings }),
         Err(error) => {
@@ -146,6 +149,7 @@ impl Script for Entering<'_> {
             proc: proc.as_fd(),
             stdio: [stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()],
             terminal: master.is_some(),
+            user_namespace: self.kinds & namespaces::Kind::User.flag() != 0,
             channel,
         }
         .settle(&mut warnings)?;

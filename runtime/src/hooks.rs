@@ -325,8 +325,9 @@ fn reap(pidfd: &OwnedFd) -> Result<(Option<i32>, i32)> {
     Ok((status.exit_status(), status.terminating_signal().unwrap_or(0)))
 }
 
+/// In one line and without control characters: a hook inside is the container's to write, and this is read on terminals.
 fn quoted(output: &[u8]) -> String {
-    let text = String::from_utf8_lossy(output);
+    let text = String::from_utf8_lossy(output).replace(char::is_control, " ");
     match text.trim() {
         "" => String::new(),
         text => format!(": {text}"),
@@ -366,6 +367,16 @@ mod tests {
         assert_eq!(hooks.prestart[1].timeout, Some(Duration::from_secs(3)));
         assert_eq!(hooks.prestart[1].field, "hooks.prestart[1]");
         assert_eq!((&hooks.start_container[0].env, hooks.start_container[0].timeout), (&None, None));
+    }
+
+    #[test]
+    fn output_is_quoted_in_one_line() {
+        for (output, expected) in
+            [("", ""), (" \n", ""), ("no such file\n", ": no such file"), ("a\nb\x1b[2J", ": a b [2J")]
+        {
+            assert_eq!(quoted(output.as_bytes()), expected);
+        }
+        assert_eq!(quoted(b"\xff"), ": \u{fffd}");
     }
 
     #[test]

@@ -113,6 +113,7 @@ impl Script for Init<'_> {
             proc: proc.as_fd(),
             stdio: [stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()],
             terminal: master.is_some(),
+            user_namespace: self.entry.user.is_some(),
             channel,
         }
         .settle(&mut warnings)?;

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::Resource;
 use nix::unistd::{Gid, Uid};
 use oci_spec::runtime::{PosixRlimitType, Process};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
@@ -56,6 +56,25 @@ pub(crate) struct Rlimit {
     resource: Resource,
     soft: u64,
     hard: u64,
+}
+
+/// Whose limits are set.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Target {
+    /// This process's.
+    Own,
+    /// A child's.
+    Child(i32),
+}
+
+impl Target {
+    /// As the calls concerned take it.
+    fn pid(self) -> i32 {
+        match self {
+            Target::Own => 0,
+            Target::Child(pid) => pid,
+        }
+    }
 }
 
 /// Where a process's standard input, output and error go.
@@ -140,6 +159,34 @@ impl ProcessPlan {
         Ok(self)
     }
 
+    /// Sets resource limits, the out-of-memory score, scheduling and I/O priority. What may not be raised is clamped or
+    /// left, with a warning, if the process can do with less.
+    pub(crate) fn limit(
+        &self,
+        target: Target,
+        oom_file: impl FnOnce() -> Result<OwnedFd>,
+    ) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
+        for limit in &self.rlimits {
+            warnings.extend(limit.set(target)?);
+        }
+        if let Some(wanted) = self.oom_score_adj {
+            warnings.extend(set_oom_score_adj(wanted, oom_file)?);
+        }
+        self.attributes.prioritize(target.pid())?;
+        Ok(warnings)
+    }
+
+    /// [`ProcessPlan::limit`] for a child, which has asked for it.
+    pub(crate) fn limit_child(&self, pid: i32) -> Result<Vec<String>> {
+        let path = format!("/proc/{pid}/oom_score_adj");
+        let file = || {
+            rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+                .call(|| format!("open({path:?})"))
+        };
+        self.limit(Target::Child(pid), file)
+    }
+
     /// The descriptors that the program gets beside its standard streams.
     pub(crate) fn preserved(&self) -> impl Iterator<Item = std::os::fd::RawFd> {
         let end = 3_i32.saturating_add(i32::try_from(self.preserved_fds).unwrap_or(i32::MAX - 3));
@@ -174,6 +221,36 @@ fn rlimit(typ: PosixRlimitType, soft: u64, hard: u64) -> Result<Rlimit> {
     Ok(Rlimit { name: name.to_string(), resource, soft, hard })
 }
 
+impl Rlimit {
+    fn set(&self, target: Target) -> Result<Option<String>> {
+        let Rlimit { name, resource, soft, hard } = self;
+        let pid = target.pid();
+        match sys::prlimit(pid, *resource, Some((*soft, *hard))) {
+            Ok(_) => return Ok(None),
+            Err(Errno::EPERM) => {}
+            Err(e) => return Err(Error::sys(format!("prlimit({pid}, {name}, {soft}, {hard})"), e)),
+        }
+        let (_, max) = sys::prlimit(pid, *resource, None).call(|| format!("prlimit({pid}, {name})"))?;
+        let (soft, clamped) = ((*soft).min(max), (*hard).min(max));
+        sys::prlimit(pid, *resource, Some((soft, clamped)))
+            .call(|| format!("prlimit({pid}, {name}, {soft}, {clamped})"))?;
+        Ok(Some(format!("{name} {hard} clamped to {clamped}: no CAP_SYS_RESOURCE")))
+    }
+}
+
+fn set_oom_score_adj(wanted: i32, file: impl FnOnce() -> Result<OwnedFd>) -> Result<Option<String>> {
+    let step = format!("set oom_score_adj to {wanted}");
+    let file = file().step(&step)?;
+    match rustix::io::write(&file, wanted.to_string().as_bytes()) {
+        Ok(_) => Ok(None),
+        // Lowering it needs CAP_SYS_RESOURCE. The process runs, but is a likelier victim.
+        Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => {
+            Ok(Some(format!("oom_score_adj {wanted} refused: no CAP_SYS_RESOURCE")))
+        }
+        Err(e) => Err(e).call(|| "write(oom_score_adj)".into()).step(step),
+    }
+}
+
 /// The steps between "in the right namespaces" and "running the program".
 pub(crate) struct Settling<'a, 'fd> {
     pub(crate) process: &'a ProcessPlan,
@@ -185,6 +262,8 @@ pub(crate) struct Settling<'a, 'fd> {
     /// Standard input, output and error, none of them numbered 0 to 2.
     pub(crate) stdio: [BorrowedFd<'fd>; 3],
     pub(crate) terminal: bool,
+    /// Whether it is in another user namespace than its parent.
+    pub(crate) user_namespace: bool,
     /// Where the parent is asked for what it takes.
     pub(crate) channel: &'a Channel,
 }
@@ -201,8 +280,14 @@ impl<'a> Settling<'a, '_> {
     /// Every step but the last. The order is the order of the rights each step needs.
     pub(crate) fn settle(self, warnings: &mut Vec<String>) -> Result<Settled<'a>> {
         let process = self.process;
-        warnings.extend(set_rlimits(&process.rlimits)?);
-        warnings.extend(self.set_oom_score_adj()?);
+        match self.user_namespace {
+            // Not even what is lowered: its files in procfs are the host's.
+            true => self.channel.ask(Ask::Limits)?,
+            false => {
+                let file = || own_file(self.proc, "oom_score_adj");
+                warnings.extend(process.limit(Target::Own, file)?);
+            }
+        }
         if process.new_keyring {
             warnings.extend(leave_keyring()?);
         }
@@ -272,22 +357,6 @@ impl<'a> Settling<'a, '_> {
         let path = own_path(self.proc, "setgroups")?;
         let file = open_in(self.proc, &path, OFlags::RDONLY)?;
         std::io::read_to_string(std::fs::File::from(file)).call(|| "read(setgroups)".into())
-    }
-
-    fn set_oom_score_adj(&self) -> Result<Option<String>> {
-        let Some(wanted) = self.process.oom_score_adj else {
-            return Ok(None);
-        };
-        let step = format!("set oom_score_adj to {wanted}");
-        let file = own_file(self.proc, "oom_score_adj").step(&step)?;
-        match rustix::io::write(&file, wanted.to_string().as_bytes()) {
-            Ok(_) => Ok(None),
-            // Lowering it needs CAP_SYS_RESOURCE. The process runs, but is a likelier victim.
-            Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => {
-                Ok(Some(format!("oom_score_adj {wanted} refused: no CAP_SYS_RESOURCE")))
-            }
-            Err(e) => Err(e).call(|| "write(oom_score_adj)".into()).step(step),
-        }
     }
 
     fn set_stdio(&self) -> Result<()> {
@@ -387,24 +456,6 @@ impl Settled<'_> {
             other => Error::sys(format!("exec {shown}"), other),
         }
     }
-}
-
-/// Sets resource limits; those that may not be raised are clamped, with a warning.
-fn set_rlimits(rlimits: &[Rlimit]) -> Result<Vec<String>> {
-    let mut warnings = Vec::new();
-    for limit in rlimits {
-        let Rlimit { name, resource, soft, hard } = limit;
-        match setrlimit(*resource, *soft, *hard) {
-            Ok(()) => continue,
-            Err(Errno::EPERM) => {}
-            Err(e) => return Err(Error::sys(format!("setrlimit({name}, {soft}, {hard})"), e)),
-        }
-        let (_, max) = getrlimit(*resource).call(|| format!("getrlimit({name})"))?;
-        let (soft, clamped) = ((*soft).min(max), (*hard).min(max));
-        setrlimit(*resource, soft, clamped).call(|| format!("setrlimit({name}, {soft}, {clamped})"))?;
-        warnings.push(format!("{name} {hard} clamped to {clamped}: no CAP_SYS_RESOURCE"));
-    }
-    Ok(warnings)
 }
 
 /// A keyring of its own where there are any; a kernel or a filter around us may have none.

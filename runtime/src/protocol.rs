@@ -61,6 +61,8 @@ pub(crate) enum Ask {
     Begin,
     /// Write the maps of the user namespace that it has made.
     MapIds,
+    /// Give it the limits and priorities of its plan, which a user namespace has no right to raise.
+    Limits,
     /// Fetch this descriptor of its, and send it to the agent of its seccomp filter.
     Listener(i32),
     /// Set the clocks of the time namespace that it has made, before it enters.

@@ -290,11 +290,11 @@ pub(crate) struct SchedAttr {
     pub(crate) period: u64,
 }
 
-/// Sets this thread's scheduling policy.
+/// Sets a thread's scheduling policy; 0 is this one.
 ///
 /// # Errors
 /// `EPERM` without `CAP_SYS_NICE`; `EBUSY` if there is no room for a deadline.
-pub(crate) fn sched_setattr(attr: &SchedAttr) -> Result<()> {
+pub(crate) fn sched_setattr(pid: i32, attr: &SchedAttr) -> Result<()> {
     #[repr(C)]
     struct Raw {
         size: u32,
@@ -313,16 +313,32 @@ pub(crate) fn sched_setattr(attr: &SchedAttr) -> Result<()> {
     let raw =
         Raw { size, policy, flags, nice, priority, runtime, deadline, period, util_min: 0, util_max: 0 };
     // SAFETY: `raw` outlives the call and the kernel reads `size` bytes of it.
-    let ret = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const raw, 0) };
-    check(ret, || format!("sched_setattr({attr:?})")).map(drop)
+    let ret = unsafe { libc::syscall(libc::SYS_sched_setattr, pid, &raw const raw, 0) };
+    check(ret, || format!("sched_setattr({pid}, {attr:?})")).map(drop)
 }
 
-/// Sets this process's I/O class and level, as ioprio_set(2) takes them.
-pub(crate) fn ioprio_set(priority: u32) -> Result<()> {
+/// Sets a process's I/O class and level, as ioprio_set(2) takes them; 0 is this one.
+pub(crate) fn ioprio_set(pid: i32, priority: u32) -> Result<()> {
     const IOPRIO_WHO_PROCESS: libc::c_int = 1;
     // SAFETY: ioprio_set takes integers only.
-    let ret = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, priority) };
-    check(ret, || format!("ioprio_set(IOPRIO_WHO_PROCESS, 0, {priority:#x})")).map(drop)
+    let ret = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, pid, priority) };
+    check(ret, || format!("ioprio_set(IOPRIO_WHO_PROCESS, {pid}, {priority:#x})")).map(drop)
+}
+
+/// Sets a limit of a process's, if given one, and returns what it was; 0 is this one.
+///
+/// Source: getrlimit(2).
+pub(crate) fn prlimit(
+    pid: i32,
+    resource: nix::sys::resource::Resource,
+    new: Option<(u64, u64)>,
+) -> Result<(u64, u64), Errno> {
+    let new = new.map(|(soft, hard)| libc::rlimit64 { rlim_cur: soft, rlim_max: hard });
+    let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    let mut old = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both structures have the kernel's layout and outlive the call.
+    let ret = unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource as libc::c_int, new, &raw mut old) };
+    Errno::result(ret).map(|_| (old.rlim_cur, old.rlim_max))
 }
 
 /// Sets where this thread's memory comes from.

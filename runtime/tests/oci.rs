@@ -291,6 +291,33 @@ fn root_a_failed_hook_ends_the_container() {
 }
 
 #[test]
+fn root_documents_newer_than_we_are() {
+    let Some(bundle) = Bundle::new(&["/bin/tool"]) else {
+        return;
+    };
+    let directory = bundle.directory.to_str().unwrap().to_string();
+    bundle.edit(|spec| {
+        spec["process"]["capabilities"]["bounding"].as_array_mut().unwrap().push(json!("TEST_CAP"));
+        spec["process"]["scheduler"] =
+            json!({"policy": "SCHED_BATCH", "flags": ["SCHED_FLAG_RESET_ON_FORK"]});
+    });
+    let created = bundle.run(&["create", "--bundle", &directory, &bundle.id]);
+    assert!(created.status.success(), "{created:?}");
+    let said = String::from_utf8_lossy(&created.stderr).into_owned();
+    assert!(said.contains("ignoring unknown or unavailable capabilities: [TEST_CAP]"), "{said}");
+    // What was kept is what was understood.
+    let process = bundle.directory.join("process.json");
+    let document = json!({
+        "user": {"uid": 0, "gid": 0}, "cwd": "/", "args": ["/bin/tool", "--version"],
+        "capabilities": {"effective": ["CAP_NEWER"]},
+    });
+    std::fs::write(&process, document.to_string()).unwrap();
+    let ran = bundle.run(&["exec", "--process", process.to_str().unwrap(), &bundle.id]);
+    assert!(ran.status.success(), "{ran:?}");
+    assert!(String::from_utf8_lossy(&ran.stderr).contains("[CAP_NEWER]"), "{ran:?}");
+}
+
+#[test]
 fn root_pause_shows_and_resume_goes_on() {
     let Some(bundle) = Bundle::new(&["/bin/tool"]) else {
         return;

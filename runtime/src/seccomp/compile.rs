@@ -112,7 +112,12 @@ impl Rules {
     /// ones, an earlier one over a later. Conditions hold together, but several on the same
     /// argument are alternatives, as libseccomp's users know it.
     pub(super) fn add(&mut self, number: u32, action: Action, args: &[LinuxSeccompArg]) -> Result<()> {
+        let default = self.default;
         let rule = self.calls.entry(number).or_default();
+        // As libseccomp's users know it, what is the default anyway says nothing, and conditions elsewhere hold.
+        if action == default {
+            return Ok(());
+        }
         if args.is_empty() {
             rule.always = rule.always.or(Some(action));
             return Ok(());
@@ -165,7 +170,7 @@ impl Rules {
             if *number > next {
                 ranges.push((next, Leaf::Plain(self.default)));
             }
-            ranges.push((*number, rule.always.map_or(Leaf::Arguments(rule), Leaf::Plain)));
+            ranges.push((*number, self.leaf(rule)));
             next = number + 1;
         }
         let beyond = match self.default.is_errno() && next > 0 {
@@ -179,6 +184,14 @@ impl Rules {
             _ => false,
         });
         ranges
+    }
+
+    fn leaf<'a>(&self, rule: &'a Rule) -> Leaf<'a> {
+        match rule.always {
+            Some(action) => Leaf::Plain(action),
+            None if rule.when.is_empty() => Leaf::Plain(self.default),
+            None => Leaf::Arguments(rule),
+        }
     }
 
     /// Code that finds the accumulator's range and does what it says.
@@ -518,6 +531,18 @@ mod tests {
         assert!(decide(2, 7, 0) && decide(2, 9, 0) && !decide(2, 8, 0));
         assert!(decide(3, 1, 0));
         assert!(rules.add(4, ALLOW, &[eq(6, 0)]).is_err());
+    }
+
+    #[test]
+    fn what_is_the_default_says_nothing_but_that_the_call_is_known() {
+        let mut rules = Rules::new(DENY);
+        rules.add(5, DENY, &[]).unwrap();
+        rules.add(5, ALLOW, &[arg(0, "SCMP_CMP_EQ", 7, 0)]).unwrap();
+        rules.add(9, DENY, &[]).unwrap();
+        assert_eq!(decide(&rules, 5, 7), ALLOW.0);
+        assert_eq!(decide(&rules, 5, 8), DENY.0);
+        assert_eq!(decide(&rules, 9, 0), DENY.0);
+        assert_eq!(decide(&rules, 10, 0), NO_SUCH_CALL.0);
     }
 
     #[test]

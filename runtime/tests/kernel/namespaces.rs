@@ -19,6 +19,7 @@ pub const TESTS: &[Test] = &[
     ("root_joining_by_path", joining_by_path),
     ("root_joining_a_mount_namespace", joining_a_mount_namespace),
     ("root_joins_that_fail_leave_nothing", joins_that_fail),
+    ("root_limits_in_a_user_namespace", limits_in_a_user_namespace),
     ("root_keyring_is_not_the_callers", keyring_is_not_the_callers),
 ];
 
@@ -338,6 +339,17 @@ fn joining_a_mount_namespace() {
     replace(&mut own, "mount", "/proc/self/ns/mnt".into());
     let error = own.run().unwrap_err().to_string();
     assert!(error.contains("linux.namespaces: mnt: is the runtime's own"), "{error}");
+    // Out of the runtime's own, but still not what everybody else lives in.
+    crate::fixture::own_mount_namespace();
+    let mut system = Case::new(&[]);
+    replace(&mut system, "mount", "/proc/1/ns/mnt".into());
+    let error = system.run().unwrap_err().to_string();
+    // Here and there PID 1 has more rights than we, and cannot be looked at.
+    let refused = [
+        "linux.namespaces: mnt: is the system's own",
+        "linux.namespaces: mnt: open(\"/proc/1/ns/mnt\"): EACCES",
+    ];
+    assert!(refused.iter().any(|text| error.starts_with(text)), "{error}");
     let before = crate::fixture::mount_table();
     let holder = Holder::new(libc::CLONE_NEWNS, "");
     let mut case = Case::new(&["readlink /proc/self/ns/mnt", "cat /in-root", "exists /dev/shm"]);
@@ -380,6 +392,64 @@ fn joins_that_fail() {
     nix::sys::wait::waitpid(pid, None).unwrap();
     let left = nix::sys::wait::waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
     assert_eq!(left, Err(nix::errno::Errno::ECHILD));
+}
+
+/// None of which it could give itself, nor write its score: the files are the host's.
+fn limits_in_a_user_namespace() {
+    // The caller may raise up to here.
+    use nix::sys::resource::{Resource::RLIMIT_NOFILE, setrlimit};
+    setrlimit(RLIMIT_NOFILE, 300, 500).unwrap();
+    let fields = json!({
+        "oomScoreAdj": 321,
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}],
+        "ioPriority": {"class": "IOPRIO_CLASS_RT", "priority": 3},
+        "scheduler": {"policy": "SCHED_BATCH", "nice": -3},
+    });
+    let commands = ["cat /proc/self/oom_score_adj", "rlimit-nofile", "ioprio", "sched"];
+    let expected = ["321", "(100, 200)", "8195", "3 -3 0 0"];
+    let maps = json!([{"containerID": 0, "hostID": 100_000, "size": 1000}]);
+    let limited = |commands: &[&str]| {
+        let case = user_case(commands, maps.clone());
+        fields
+            .as_object()
+            .unwrap()
+            .iter()
+            .fold(case, |case, (k, v)| case.set(&format!("/process/{k}"), v.clone()))
+    };
+    let outcome = limited(&commands).run().unwrap();
+    for (i, expected) in expected.iter().enumerate() {
+        assert_eq!(outcome.answer(i), *expected, "{}", commands[i]);
+    }
+    assert_eq!(outcome.warnings, Vec::<String>::new());
+    let high = limited(&["rlimit-nofile"])
+        .set("/process/rlimits", json!([{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 10_000_000}]))
+        .run()
+        .unwrap();
+    if high.answer(0) != "(100, 10000000)" {
+        assert_eq!(high.answer(0), "(100, 500)");
+        assert!(high.warnings[0].contains("clamped to 500"), "{high:?}");
+    }
+    // The same for an exec.
+    let running = user_case(&["sleep"], maps.clone()).start();
+    let mut process = json!({"user": {"uid": 5, "gid": 5}, "args": ["/program", "--program"], "cwd": "/"});
+    process["args"].as_array_mut().unwrap().extend(commands.map(Value::from));
+    process.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    let (reader, stdio) = output();
+    let executed = exec(ExecRequest {
+        target: running.pidfd.try_clone().unwrap(),
+        process: runtime::exec::ProcessPlan::from_spec(&serde_json::from_value(process).unwrap()).unwrap(),
+        seccomp: None,
+        stdio,
+        cgroup: None,
+        parent: runtime::container::Parent::Caller,
+        identity: Default::default(),
+    })
+    .unwrap();
+    let outcome = Outcome::collect(reader, &executed.pidfd, executed.warnings);
+    for (i, expected) in expected.iter().enumerate() {
+        assert_eq!(outcome.answer(i), *expected, "{}", commands[i]);
+    }
+    running.kill();
 }
 
 fn keyring_is_not_the_callers() {
