@@ -82,7 +82,12 @@ impl CapabilitySets {
         set(CapSet::Inheritable, &self.inheritable)?;
         set(CapSet::Effective, &self.effective)?;
         set(CapSet::Permitted, &self.permitted)?;
-        set(CapSet::Ambient, &self.ambient)
+        // One call where `caps::set` lowers each by itself.
+        caps::clear(None, CapSet::Ambient).map_err(|e| fail("clear Ambient", &e))?;
+        for cap in &self.ambient {
+            caps::raise(None, CapSet::Ambient, *cap).map_err(|e| fail("raise Ambient", &e))?;
+        }
+        Ok(())
     }
 }
 

@@ -181,11 +181,16 @@ impl Directory {
     /// `AlreadyExists`.
     pub fn create(&self) -> Result<()> {
         use std::os::unix::fs::DirBuilderExt;
-        let parent = self.0.parent().unwrap_or(Path::new("/"));
         let mut builder = std::fs::DirBuilder::new();
         builder.mode(0o700);
-        builder.recursive(true).create(parent).call(|| format!("mkdir({parent:?})"))?;
-        let created = builder.recursive(false).create(&self.0);
+        let mut created = builder.create(&self.0);
+        // Only the first container of a root finds none.
+        if let (Err(e), Some(parent)) = (&created, self.0.parent())
+            && e.kind() == std::io::ErrorKind::NotFound
+        {
+            builder.recursive(true).create(parent).call(|| format!("mkdir({parent:?})"))?;
+            created = builder.recursive(false).create(&self.0);
+        }
         created.call(|| format!("mkdir({:?})", self.0)).step("reserve the container's id")
     }
 
@@ -194,6 +199,15 @@ impl Directory {
     /// # Errors
     /// The kernel's; not there is success.
     pub fn remove(&self) -> Result<()> {
+        // What is there as a rule; the rest is for the walk below.
+        for name in ["state.json", "config.json"] {
+            match std::fs::remove_file(self.0.join(name)) {
+                Ok(()) | Err(_) => {}
+            }
+        }
+        if std::fs::remove_dir(&self.0).is_ok() {
+            return Ok(());
+        }
         match std::fs::remove_dir_all(&self.0) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).call(|| format!("rm({:?})", self.0)),
             _ => Ok(()),
@@ -205,12 +219,13 @@ impl Directory {
         self.0.join("start.sock")
     }
 
-    /// Keeps the spec for execs.
+    /// Keeps the bundle's `config.json`, as it was read, for execs. Nobody looks at it before there is a state.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn save_spec(&self, spec: &Spec) -> Result<()> {
-        self.save("config.json", spec)
+    pub fn save_config(&self, config: &[u8]) -> Result<()> {
+        let path = self.0.join("config.json");
+        std::fs::write(&path, config).call(|| format!("write({path:?})"))
     }
 
     /// The spec at create.
@@ -218,7 +233,10 @@ impl Directory {
     /// # Errors
     /// `NotFound`.
     pub fn spec(&self) -> Result<Spec> {
-        self.load("config.json")
+        let path = self.0.join("config.json");
+        let bytes = std::fs::read(&path).call(|| format!("read({path:?})"))?;
+        // What there is to warn about was said at create.
+        crate::document::read(&bytes, &mut Vec::new()).map_err(|e| Error::invalid(path.display(), e))
     }
 
     /// Writes `state.json`, whole or not at all.

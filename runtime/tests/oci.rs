@@ -412,3 +412,41 @@ fn root_kept_detached_and_without_pivot() {
     bundle.ok(&["delete", &bundle.id]);
     bundle.fails(&["run", "--preserve-fds", "3", "--bundle", &directory, &bundle.id], "is not open");
 }
+
+/// The program is gone before the runtime looks for its end: that is armed before the start.
+#[test]
+fn root_a_thousand_short_runs_never_hang() {
+    let Some(bundle) = Bundle::new(&["/bin/tool", "--version"]) else {
+        return;
+    };
+    let directory = bundle.directory.to_str().unwrap();
+    let deadline = Duration::from_secs(20);
+    for run in 0..1000 {
+        let id = format!("{}-{run}", bundle.id);
+        let mut command = bundle.command(&["run", "--bundle", directory, &id]);
+        let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+        let mut fds = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+        let limit = rustix::event::Timespec { tv_sec: deadline.as_secs() as i64, tv_nsec: 0 };
+        if rustix::event::poll(&mut fds, Some(&limit)).unwrap() == 0 {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            bundle.run(&["delete", "--force", &id]);
+            panic!("run {run} hung");
+        }
+        assert!(child.wait().unwrap().success(), "run {run}");
+    }
+}
+
+#[test]
+fn root_a_container_starts_with_little_memory() {
+    let Some(bundle) = Bundle::new(&["/bin/tool", "--version"]) else {
+        return;
+    };
+    for limit in [1 << 20, 512 << 10] {
+        bundle.edit(|spec| spec["linux"]["resources"]["memory"] = json!({"limit": limit}));
+        let out = bundle.ok(&["run", "--bundle", bundle.directory.to_str().unwrap(), &bundle.id]);
+        assert!(out.contains("podyard-oci version"), "{limit}: {out}");
+    }
+}

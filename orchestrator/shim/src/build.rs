@@ -65,7 +65,8 @@ pub(crate) fn create(
     let window = plan.process.window;
     keep_spec(pod_dir, &create.container, &spec)?;
     if let Some(resources) = &plan.resources {
-        cgroup.apply_limits(resources)?;
+        let partly = cgroup.apply_limits(resources)?;
+        partly.iter().for_each(|warning| trace.step(format!("warning: {warning}")));
     }
     trace.step(format!("create cgroup {}", create.cgroup));
 

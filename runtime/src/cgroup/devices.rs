@@ -11,9 +11,10 @@ use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
 use crate::error::{Error, Result};
 
-const MKNOD: u32 = 1;
-const READ: u32 = 2;
-const WRITE: u32 = 4;
+// Source: include/uapi/linux/bpf.h, `BPF_DEVCG_ACC_*`.
+pub(super) const MKNOD: u32 = 1;
+pub(super) const READ: u32 = 2;
+pub(super) const WRITE: u32 = 4;
 
 /// `rwm` for these (major, minor), and `m` for all: nodes may be made, not used.
 const ALWAYS: [(i64, i64); 8] = [
@@ -27,13 +28,14 @@ const ALWAYS: [(i64, i64); 8] = [
     (136, -1), // pts/*
 ];
 
-struct Rule {
-    allow: bool,
-    /// `BPF_DEVCG_DEV_*`: 1 block, 2 character, `None` both.
-    kind: Option<u32>,
-    major: Option<u32>,
-    minor: Option<u32>,
-    access: u32,
+/// One rule of the list; what is `None` is any.
+pub(super) struct Rule {
+    pub(super) allow: bool,
+    /// `BPF_DEVCG_DEV_*`: 1 block, 2 character.
+    pub(super) kind: Option<u32>,
+    pub(super) major: Option<u32>,
+    pub(super) minor: Option<u32>,
+    pub(super) access: u32,
 }
 
 /// The program for these rules.
@@ -41,6 +43,11 @@ struct Rule {
 /// # Errors
 /// `Invalid` for an unknown device type, access letter or number.
 pub(super) fn program(rules: &[LinuxDeviceCgroup]) -> Result<Vec<u64>> {
+    Ok(assemble(&self::rules(rules)?))
+}
+
+/// The spec's rules, and after them those for what every container has.
+pub(super) fn rules(rules: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>> {
     let mut list = rules.iter().map(parse).collect::<Result<Vec<_>>>()?;
     list.push(Rule { allow: true, kind: None, major: None, minor: None, access: MKNOD });
     list.extend(ALWAYS.iter().map(|(major, minor)| Rule {
@@ -50,7 +57,7 @@ pub(super) fn program(rules: &[LinuxDeviceCgroup]) -> Result<Vec<u64>> {
         minor: u32::try_from(*minor).ok(),
         access: MKNOD | READ | WRITE,
     }));
-    Ok(assemble(&list))
+    Ok(list)
 }
 
 fn parse(rule: &LinuxDeviceCgroup) -> Result<Rule> {

@@ -67,8 +67,11 @@ impl Hierarchies {
     /// # Errors
     /// `Unsupported` where cgroup2 is neither mounted nor mountable.
     pub fn detect() -> Result<Arc<Self>> {
-        let table = std::fs::read_to_string("/proc/self/mountinfo")
-            .call(|| "read(\"/proc/self/mountinfo\")".into())?;
+        let file = "/proc/self/mountinfo";
+        let table = open(file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(std::io::Error::from)
+            .and_then(super::tree::read_all)
+            .call(|| format!("read({file:?})"))?;
         let (unified, v1) = parse(&table);
         let layout = match (&unified, v1.is_empty()) {
             (Some(_), true) => Layout::Unified,

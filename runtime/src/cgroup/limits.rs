@@ -1,36 +1,124 @@
-//! Limits and statistics, through libcgroups; directories and device rules are ours.
+//! Limits, as resources.rs plans them, and statistics, which libcgroups reads.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
-use libcgroups::common::{CgroupManager, ControllerOpt};
+use libcgroups::common::CgroupManager;
+use nix::errno::Errno;
 use oci_spec::runtime::LinuxResources;
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{Mode, OFlags, mkdirat, openat};
 
+use super::resources::{Limits, Observed, Version, Write};
 use super::{Cgroup, Layout, devices, hierarchies::V1};
 use crate::error::{Call, Error, Kind, Result, Step};
 
 impl Cgroup {
-    /// Sets every limit that `resources` has; those it lacks stay as they are.
+    /// Sets every limit that `resources` has; those it lacks stay as they are. Returns what the host's cgroups have no
+    /// such thing for, and other runtimes pass over.
     ///
     /// On v1 hierarchies this makes the directories that it needs, so it comes before the
     /// processes do.
     ///
     /// # Errors
-    /// `Unsupported`, naming the controller, where the host lacks it; `Invalid` or the kernel's
+    /// `Unsupported`, naming the field, where the host lacks the controller or file; `Invalid` or the kernel's
     /// error, naming the file, for a value it refuses.
-    pub fn apply_limits(&self, resources: &LinuxResources) -> Result<()> {
-        let step = format!("limit cgroup {}", self.path().display());
-        if let Some(rdma) = resources.rdma()
-            && !rdma.is_empty()
-        {
-            return Err(Error::unsupported("linux.resources.rdma", "not offered").within(step));
+    pub fn apply_limits(&self, resources: &LinuxResources) -> Result<Vec<String>> {
+        self.apply(resources).step(format!("limit cgroup {}", self.path().display()))
+    }
+
+    fn apply(&self, resources: &LinuxResources) -> Result<Vec<String>> {
+        let unified = self.tree.layout == Layout::Unified;
+        let version = if unified { Version::V2 } else { Version::V1 };
+        let limits = Limits::plan(resources, version, &self.observe(resources, version))?;
+        if unified && let Some(rules) = resources.devices().as_ref().filter(|r| !r.is_empty()) {
+            let program = devices::program(rules)?;
+            crate::sys::attach_device_program(std::os::fd::AsFd::as_fd(&self.dir()?), &program)
+                .step("attach device rules")?;
         }
-        let applied = match self.tree.layout {
-            Layout::Unified => self.apply_unified(resources),
-            Layout::Hybrid | Layout::Legacy => self.apply_v1(resources),
+        if let Some(most) = limits.memory_bytes_at_most {
+            self.check_usage(most)?;
+        }
+        let mut directories = Vec::new();
+        let mut refused = Vec::new();
+        for write in &limits.writes {
+            let dir = self.directory_of(write, &mut directories)?;
+            match self.write_limit(dir, write) {
+                // Which of two values the kernel takes first depends on those before: memory and swap, period and
+                // quota. So what does not fit now is tried again when the others are in.
+                Err(e) if matches!(e.errno(), Some(Errno::EINVAL | Errno::EBUSY)) => refused.push(write),
+                other => other?,
+            }
+        }
+        for write in refused {
+            self.write_limit(self.directory_of(write, &mut directories)?, write)?;
+        }
+        Ok(limits.warnings)
+    }
+
+    /// A period alone must not take the quota away.
+    fn observe(&self, resources: &LinuxResources, version: Version) -> Observed {
+        let period_alone = |c: &oci_spec::runtime::LinuxCpu| c.period().is_some() && c.quota().is_none();
+        if version == Version::V1 || !resources.cpu().as_ref().is_some_and(period_alone) {
+            return Observed::default();
+        }
+        let text =
+            self.open_file("cpu.max", OFlags::RDONLY).ok().and_then(|fd| super::tree::read_all(fd).ok());
+        Observed { quota: text.and_then(|t| t.split(' ').next().map(str::to_string)) }
+    }
+
+    fn check_usage(&self, most: i64) -> Result<()> {
+        let text = super::tree::read_all(self.open_file("memory.current", OFlags::RDONLY)?)
+            .call(|| "read(memory.current)".into())?;
+        match text.trim().parse::<i64>() {
+            Ok(used) if used > most => {
+                Err(Error::new(Kind::Busy, format!("linux.resources.memory.limit: {used} bytes are in use")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The directory in which a limit is written, made on v1.
+    fn directory_of<'a>(&self, write: &Write, known: &'a mut Vec<(String, OwnedFd)>) -> Result<&'a OwnedFd> {
+        if let Some(at) = known.iter().position(|(controller, _)| *controller == write.controller) {
+            return Ok(&known[at].1);
+        }
+        let dir = match self.tree.layout {
+            Layout::Unified => self.dir()?,
+            Layout::Hybrid | Layout::Legacy => {
+                let Some(hierarchy) = self.tree.v1(&write.controller) else {
+                    return Err(Error::unsupported(
+                        format!("linux.resources.{}", write.field),
+                        format!("this host has no cgroup controller {}", write.controller),
+                    ));
+                };
+                self.make_v1(hierarchy)?
+            }
         };
-        applied.step(step)
+        known.push((write.controller.clone(), dir));
+        Ok(&known[known.len() - 1].1)
+    }
+
+    fn write_limit(&self, dir: &OwnedFd, write: &Write) -> Result<()> {
+        for (file, value) in &write.ways {
+            let fd = match openat(dir, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+                Err(rustix::io::Errno::NOENT) => continue,
+                other => other.call(|| format!("openat(cgroup, {file:?})"))?,
+            };
+            return rustix::io::write(fd, value.as_bytes())
+                .call(|| format!("write({file:?}, {value:?})"))
+                .step(format!("linux.resources.{}", write.field))
+                .map(drop);
+        }
+        if write.optional {
+            return Ok(());
+        }
+        let (controller, files) = (&write.controller, write.ways.iter().map(|(file, _)| file.as_str()));
+        let enabled = self.tree.layout != Layout::Unified
+            || read_in(dir, "cgroup.controllers")?.split_whitespace().any(|c| c == controller);
+        let reason = match enabled {
+            true => format!("this kernel has no {}", files.collect::<Vec<_>>().join(" or ")),
+            false => format!("the cgroup controller {controller} is not enabled here"),
+        };
+        Err(Error::unsupported(format!("linux.resources.{}", write.field), reason))
     }
 
     /// Makes the v1 directories that [`Cgroup::stats`] reads, so that processes started from now
@@ -70,36 +158,6 @@ impl Cgroup {
         }
     }
 
-    fn apply_unified(&self, resources: &LinuxResources) -> Result<()> {
-        if let Some(rules) = resources.devices().as_ref().filter(|r| !r.is_empty()) {
-            let program = devices::program(rules)?;
-            crate::sys::attach_device_program(std::os::fd::AsFd::as_fd(&self.dir()?), &program)
-                .step("attach device rules")?;
-        }
-        self.unified_manager()?.apply(&options(resources)).map_err(|e| self.explain(&e, resources))
-    }
-
-    fn apply_v1(&self, resources: &LinuxResources) -> Result<()> {
-        if resources.unified().as_ref().is_some_and(|u| !u.is_empty()) {
-            return Err(Error::unsupported("linux.resources.unified", "this host's limits are in cgroup v1"));
-        }
-        let needed = v1_controllers(resources);
-        if needed.is_empty() {
-            return Ok(());
-        }
-        // libcgroups writes its default device rules whenever it is asked for anything.
-        for (controller, field) in needed.iter().chain(&[("devices", "devices")]) {
-            let Some(hierarchy) = self.tree.v1(controller) else {
-                return Err(Error::unsupported(
-                    format!("linux.resources.{field}"),
-                    format!("this host has no cgroup controller {controller}"),
-                ));
-            };
-            self.make_v1(hierarchy)?;
-        }
-        self.v1_manager()?.apply(&options(resources)).map_err(|e| self.explain(&e, resources))
-    }
-
     fn unified_manager(&self) -> Result<libcgroups::v2::manager::Manager> {
         libcgroups::v2::manager::Manager::new(self.tree.root_path.clone(), self.path())
             .map_err(|e| Error::new(Kind::Internal, e.to_string()))
@@ -109,108 +167,55 @@ impl Cgroup {
         libcgroups::v1::Manager::new(&self.path()).map_err(|e| Error::new(Kind::Internal, e.to_string()))
     }
 
-    /// A refusal by libcgroups. A file that does not exist is a controller that is not enabled.
-    fn explain(&self, error: &dyn std::fmt::Display, resources: &LinuxResources) -> Error {
-        let text = error.to_string();
-        if text.contains("os error 2") && self.exists() {
-            let asked = v1_controllers(resources);
-            let fields: Vec<_> = asked.iter().map(|(_, field)| *field).collect();
-            return Error::unsupported(
-                format!("linux.resources.{{{}}}", fields.join(",")),
-                format!("a controller is missing here: {text}"),
-            );
-        }
-        Error::new(Kind::Internal, text)
-    }
-
     /// Makes this cgroup's directory in a v1 hierarchy.
-    fn make_v1(&self, hierarchy: &V1) -> Result<()> {
+    fn make_v1(&self, hierarchy: &V1) -> Result<OwnedFd> {
         let cpuset = hierarchy.controllers.iter().any(|c| c == "cpuset");
-        let mut at = hierarchy.path.clone();
+        let mut at = hierarchy.root()?;
         for component in &self.path {
-            let parent = at.clone();
-            at.push(component);
-            match std::fs::create_dir(&at) {
-                Ok(()) => {}
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(e).call(|| format!("mkdir({at:?})")),
+            match mkdirat(&at, component, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(e) => return Err(e).call(|| format!("mkdirat({:?}, {component:?})", hierarchy.path)),
             }
+            let child = openat(&at, component, super::DIR, Mode::empty())
+                .call(|| format!("openat({:?}, {component:?})", hierarchy.path))?;
             if cpuset {
-                inherit_cpuset(&parent, &at)?;
+                inherit_cpuset(&at, &child)?;
             }
+            at = child;
         }
-        Ok(())
+        Ok(at)
     }
 }
 
 /// The v1 controllers from which libcgroups reads statistics.
 const STATISTICS: [&str; 6] = ["cpu", "cpuacct", "memory", "pids", "blkio", "hugetlb"];
 
-fn options(resources: &LinuxResources) -> ControllerOpt<'_> {
-    ControllerOpt {
-        resources,
-        disable_oom_killer: resources.memory().as_ref().and_then(|m| m.disable_oom_killer()).unwrap_or(false),
-        oom_score_adj: None,
-        freezer_state: None,
-    }
-}
-
 /// A new v1 cpuset has no CPUs, and no process may join it until it does.
-fn inherit_cpuset(parent: &Path, child: &Path) -> Result<()> {
+fn inherit_cpuset(parent: &OwnedFd, child: &OwnedFd) -> Result<()> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        let (from, to) = (parent.join(file), child.join(file));
-        let read = |p: &Path| std::fs::read_to_string(p).call(|| format!("read({p:?})"));
-        if read(&to)?.trim().is_empty() {
-            let value = read(&from)?;
-            std::fs::write(&to, value.trim()).call(|| format!("write({to:?}, {value:?})"))?;
+        if read_in(child, file)?.trim().is_empty() {
+            let value = read_in(parent, file)?;
+            openat(child, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+                .and_then(|fd| rustix::io::write(fd, value.trim().as_bytes()))
+                .call(|| format!("write({file:?}, {value:?})"))?;
         }
     }
     Ok(())
 }
 
-/// The v1 controllers that `resources` needs, each with the field that asks for it.
-fn v1_controllers(resources: &LinuxResources) -> Vec<(&'static str, &'static str)> {
-    let cpu = resources.cpu().as_ref();
-    let cpu_time = cpu.is_some_and(|c| {
-        c.shares().is_some()
-            || c.quota().is_some()
-            || c.period().is_some()
-            || c.burst().is_some()
-            || c.idle().is_some()
-            || c.realtime_period().is_some()
-            || c.realtime_runtime().is_some()
-    });
-    let cpu_set = cpu.is_some_and(|c| c.cpus().is_some() || c.mems().is_some());
-    let network = resources.network().as_ref();
-    [
-        ("memory", "memory", resources.memory().is_some()),
-        ("cpu", "cpu", cpu_time),
-        ("cpuset", "cpu", cpu_set),
-        ("pids", "pids", resources.pids().is_some()),
-        ("blkio", "blockIO", resources.block_io().is_some()),
-        ("hugetlb", "hugepageLimits", resources.hugepage_limits().as_ref().is_some_and(|l| !l.is_empty())),
-        ("net_cls", "network", network.is_some_and(|n| n.class_id().is_some())),
-        ("net_prio", "network", network.is_some_and(|n| n.priorities().is_some())),
-        ("devices", "devices", resources.devices().as_ref().is_some_and(|d| !d.is_empty())),
-    ]
-    .into_iter()
-    .filter(|(_, _, needed)| *needed)
-    .map(|(controller, field, _)| (controller, field))
-    .collect()
+fn read_in(dir: &OwnedFd, name: &str) -> Result<String> {
+    openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(std::io::Error::from)
+        .and_then(super::tree::read_all)
+        .call(|| format!("read({name:?})"))
 }
 
 /// Enables for the children of `dir` every controller that `dir` itself has.
 ///
 /// Source: cgroup-v2.rst, "Controlling Controllers".
 pub(super) fn pass_on_controllers(dir: &OwnedFd) -> Result<()> {
-    let read = |name: &str| {
-        openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(std::io::Error::from)
-            .and_then(super::tree::read_all)
-            .call(|| format!("read({name:?})"))
-    };
-    let available = read("cgroup.controllers")?;
-    let enabled = read("cgroup.subtree_control")?;
+    let available = read_in(dir, "cgroup.controllers")?;
+    let enabled = read_in(dir, "cgroup.subtree_control")?;
     for controller in available.split_whitespace() {
         if enabled.split_whitespace().any(|e| e == controller) {
             continue;

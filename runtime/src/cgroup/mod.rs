@@ -16,8 +16,10 @@
 //! daemon fences pods with it.
 
 mod devices;
+mod devices_v1;
 mod hierarchies;
 mod limits;
+mod resources;
 mod tree;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -284,28 +286,24 @@ impl Cgroup {
     /// `Busy` while a process is left: [`Cgroup::kill`] and [`Cgroup::wait_empty`] come first.
     /// The other hierarchies are still tried; the first error is returned.
     pub fn remove(&self) -> Result<()> {
-        let mut outcome = self.remove_under(&self.tree.root);
+        let mut outcome = remove_tree(&self.tree.root, &self.path);
         for hierarchy in &self.tree.v1 {
-            let removed = match hierarchy.root() {
-                Ok(root) => self.remove_under(&root),
-                Err(e) => Err(e),
-            };
-            outcome = outcome.and(removed);
+            outcome = outcome.and(remove_tree(rustix::fs::CWD, &hierarchy.path.join(&self.path)));
         }
         outcome.step(format!("remove cgroup {}", self.path().display()))
     }
 
-    fn remove_under(&self, root: &OwnedFd) -> Result<()> {
-        let parent = match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => openat(root, parent, DIR, Mode::empty()),
-            _ => openat(root, ".", DIR, Mode::empty()),
-        };
-        let parent = match parent {
-            Err(rustix::io::Errno::NOENT) => return Ok(()),
-            other => other.call(|| "openat(parent cgroup)".into())?,
-        };
-        let name = self.path.file_name().unwrap_or_default();
-        remove_tree(&parent, Path::new(name))
+    /// Removes it if no process, and no cgroup, is in it: that the kernel removes its directory is the proof. `Ok(false)`
+    /// leaves it as it was.
+    ///
+    /// # Errors
+    /// As [`Cgroup::remove`].
+    pub fn remove_if_empty(&self) -> Result<bool> {
+        match rustix::fs::unlinkat(&self.tree.root, &self.path, rustix::fs::AtFlags::REMOVEDIR) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => self.remove().map(|()| true),
+            Err(rustix::io::Errno::BUSY | rustix::io::Errno::NOTEMPTY) => Ok(false),
+            Err(e) => Err(e).call(|| format!("rmdir({:?})", self.path)),
+        }
     }
 
     /// How often the kernel killed something in it for want of memory.

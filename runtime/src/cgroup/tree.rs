@@ -1,7 +1,7 @@
 //! What is below a cgroup directory: processes, and directories to remove.
 
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -18,7 +18,7 @@ pub(super) fn read_populated(events: &mut std::fs::File) -> Result<bool> {
 /// One line of an open `cgroup.events`.
 pub(super) fn read_event(events: &mut std::fs::File, name: &str) -> Result<bool> {
     use std::io::Seek;
-    let mut text = String::new();
+    let mut text = String::with_capacity(256);
     let read = events.rewind().and_then(|()| events.take(4096).read_to_string(&mut text));
     match read {
         // The directory went away under the open file: nobody can be in it.
@@ -34,7 +34,8 @@ pub(super) fn read_event(events: &mut std::fs::File, name: &str) -> Result<bool>
 
 /// The whole of a file opened at its start.
 pub(super) fn read_all(fd: OwnedFd) -> std::io::Result<String> {
-    let mut text = String::new();
+    // Room enough for the usual, or the reads begin with 32 bytes.
+    let mut text = String::with_capacity(4096);
     std::fs::File::from(fd).read_to_string(&mut text)?;
     Ok(text)
 }
@@ -75,7 +76,8 @@ pub(super) fn collect_pids(dir: &OwnedFd, pids: &mut Vec<i32>) -> Result<()> {
 }
 
 /// Removes `name` in `parent`, leaves first. Not there is success.
-pub(super) fn remove_tree(parent: &OwnedFd, name: &Path) -> Result<()> {
+pub(super) fn remove_tree(parent: impl AsFd, name: &Path) -> Result<()> {
+    let parent = parent.as_fd();
     // The common case: no children.
     match unlinkat(parent, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => return Ok(()),

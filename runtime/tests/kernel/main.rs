@@ -15,6 +15,7 @@ mod hooks;
 mod hostile;
 mod namespaces;
 mod program;
+mod resources;
 mod restrictions;
 mod seccomp;
 
@@ -25,6 +26,7 @@ fn main() -> std::process::ExitCode {
         restrictions::TESTS,
         exec::TESTS,
         cgroup::TESTS,
+        resources::TESTS,
         failure::TESTS,
         hooks::TESTS,
         namespaces::TESTS,

@@ -15,7 +15,7 @@ use crate::end::{destroy, run_poststop_hooks};
 use crate::log::{Log, rfc3339};
 use crate::options::Command;
 use crate::relay::{self, Signals};
-use crate::store::{cgroup_of, find, hand_over, io, load_document, own_stdio, write_pid_file};
+use crate::store::{find, hand_over, io, own_stdio, parse_document, read, write_pid_file};
 
 /// A container created, and what only its creator has.
 pub struct Made {
@@ -23,6 +23,7 @@ pub struct Made {
     pid: i32,
     after: Hooks,
     identity: Identity,
+    cgroup: Cgroup,
     pidfd: OwnedFd,
     /// Kept open: the first process takes its closing for the end of its creator.
     start: StartGate,
@@ -33,7 +34,8 @@ pub struct Made {
 pub fn create(command: &Command, log: &Log) -> Result<Made> {
     let bundle = command.bundle();
     let bundle = std::fs::canonicalize(&bundle).map_err(io(&bundle))?;
-    let spec: Spec = load_document(&bundle.join("config.json"), log)?;
+    let config = read(&bundle.join("config.json"))?;
+    let spec: Spec = parse_document(&bundle.join("config.json"), &config, log)?;
     // The spec's paths are relative to the bundle.
     std::env::set_current_dir(&bundle).map_err(io(&bundle))?;
     let root = spec.root().as_ref().map(|r| bundle.join(r.path())).unwrap_or_default();
@@ -49,12 +51,13 @@ pub fn create(command: &Command, log: &Log) -> Result<Made> {
         return Err(Error::invalid("--console-socket", "is of no use without process.terminal"));
     }
     let directory = Directory::of(&command.root(), command.id()?)?;
-    if directory.exists() {
-        let text = format!("container with id {} already exists", directory.name());
-        return Err(Error::new(Kind::AlreadyExists, text));
-    }
-    directory.create()?;
-    let made = create_reserved(command, log, plan, root, &spec, bundle, &directory);
+    directory.create().map_err(|e| match e.kind() {
+        Kind::AlreadyExists => {
+            Error::new(Kind::AlreadyExists, format!("container with id {} already exists", directory.name()))
+        }
+        _ => e,
+    })?;
+    let made = create_reserved(command, log, plan, root, &config, bundle, &directory);
     if made.is_err() {
         // The id is ours, so what is there is of this attempt.
         directory.remove()?;
@@ -68,7 +71,7 @@ fn create_reserved(
     log: &Log,
     mut plan: Plan,
     root: PathBuf,
-    spec: &Spec,
+    config: &[u8],
     bundle: PathBuf,
     directory: &Directory,
 ) -> Result<Made> {
@@ -76,20 +79,22 @@ fn create_reserved(
     plan.process.new_keyring = !command.has("--no-new-keyring");
     plan.process.preserved_fds = command.number("--preserve-fds")?.unwrap_or(0);
     let (after, identity) = (plan.hooks.clone(), plan.identity.clone());
-    directory.save_spec(spec)?;
+    directory.save_config(config)?;
     let cgroup = Cgroup::create(cgroup_path(&plan, command.id()?)?)?;
     let made = (|| {
         if cgroup.populated()? {
             return Err(Error::new(Kind::Busy, format!("cgroup {} has processes", cgroup.path().display())));
         }
         if let Some(resources) = &plan.resources {
-            cgroup.apply_limits(resources)?;
+            cgroup.apply_limits(resources)?.iter().for_each(|warning| log.warning(warning));
         }
         // A caller that manages cgroups asks for statistics too, and on v1 hierarchies only what has a cgroup is counted.
         if plan.cgroups_path.is_some() {
             cgroup.account()?;
         }
-        let listener = listen(&directory.start_socket())?;
+        // `run` starts it itself, by the channel that it has.
+        let separate = command.verb == "create";
+        let start_listener = separate.then(|| listen(&directory.start_socket())).transpose()?;
         let stdio = match plan.process.terminal {
             true => Stdio::Terminal(None),
             false => Stdio::Fds(own_stdio()?),
@@ -103,7 +108,7 @@ fn create_reserved(
             namespaces: Default::default(),
             cgroup: Some(cgroup.clone()),
             parent: Parent::Caller,
-            start_listener: Some(listener),
+            start_listener,
         })?;
         created.warnings.iter().for_each(|warning| log.warning(warning));
         let started_ticks = process_start(created.pid)?.map_or(0, |(_, ticks)| ticks);
@@ -123,6 +128,7 @@ fn create_reserved(
             pid: created.pid,
             after,
             identity,
+            cgroup: cgroup.clone(),
             pidfd: created.pidfd,
             start: created.start,
             console,
@@ -139,18 +145,15 @@ pub fn run(command: &Command, log: &Log) -> Result<u8> {
     let signals = Signals::block()?;
     let made = create(command, log)?;
     let detach = command.has("--detach");
-    let outcome = start_at(&made.directory.start_socket()).and_then(|()| {
-        std::fs::remove_file(made.directory.start_socket()).map_err(io(&made.directory.start_socket()))?;
+    let outcome = made.start.start().and_then(|()| {
         run_poststart_hooks(&made.after, &made.identity, made.pid, log);
         match detach {
             true => Ok(0),
             false => relay::wait(&made.pidfd, made.console, signals),
         }
     });
-    drop(made.start);
     if outcome.is_err() || !(detach || command.has("--keep")) {
-        let state = made.directory.state()?;
-        destroy(&cgroup_of(&state)?)?;
+        destroy(&made.cgroup)?;
         made.directory.remove()?;
         run_poststop_hooks(&made.after, &made.identity, log);
     }

@@ -84,6 +84,9 @@ pub fn run_poststop_hooks(hooks: &Hooks, identity: &Identity, log: &Log) {
 
 /// Kills, sees it empty, removes.
 pub fn destroy(cgroup: &Cgroup) -> Result<()> {
+    if cgroup.remove_if_empty()? {
+        return Ok(());
+    }
     cgroup.kill()?;
     if !cgroup.wait_empty(DEADLINE)? {
         let text = format!("cgroup {} still has processes", cgroup.path().display());

@@ -1,10 +1,13 @@
 //! `podyard-oci`: the runtime behind runc's command line. `podyard-oci --help` lists the commands; options.rs is the table.
 //!
 //! Source: runtime-spec, runtime.md; runc(8).
-#![forbid(unsafe_code)]
+#![cfg_attr(not(test), no_main)]
+#![deny(unsafe_code)]
 
 mod create;
 mod end;
+#[cfg(not(test))]
+mod entry;
 mod events;
 mod features;
 mod inspect;
@@ -16,8 +19,6 @@ mod spec;
 mod store;
 mod update;
 
-use std::process::ExitCode;
-
 use runtime::{Error, Result};
 
 use log::Log;
@@ -26,20 +27,22 @@ use options::Command;
 /// What runc's `exec` answers when the program never ran: other codes are the program's.
 const EXEC_FAILED: u8 = 255;
 
-fn main() -> ExitCode {
+/// One command; the process's exit code.
+#[cfg_attr(test, allow(dead_code))]
+fn start() -> u8 {
     let command = match options::parse(std::env::args().skip(1)) {
         Ok(command) => command,
         Err(error) => {
             Log::default().error(&error.to_string());
-            return ExitCode::FAILURE;
+            return 1;
         }
     };
     let log = Log::of(&command);
     match run(&command, &log) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(error) => {
             log.error(&error.to_string());
-            if command.verb == "exec" { ExitCode::from(EXEC_FAILED) } else { ExitCode::FAILURE }
+            if command.verb == "exec" { EXEC_FAILED } else { 1 }
         }
     }
 }
@@ -74,7 +77,7 @@ fn run(command: &Command, log: &Log) -> Result<u8> {
         "delete" => end::delete(command, log).map(|()| 0),
         "pause" => end::pause(command).map(|()| 0),
         "resume" => end::resume(command).map(|()| 0),
-        "update" => update::update(command).map(|()| 0),
+        "update" => update::update(command, log).map(|()| 0),
         "spec" => spec::write(command).map(|()| 0),
         other => Err(Error::unsupported(other, "no such command here")),
     }

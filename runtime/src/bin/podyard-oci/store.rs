@@ -76,18 +76,24 @@ pub fn hand_over(command: &Command, console: Option<OwnedFd>) -> Result<Option<O
 
 /// Reads a spec or a process, which may ask for more than there is.
 pub fn load_document<T: serde::de::DeserializeOwned>(path: &Path, log: &Log) -> Result<T> {
+    parse_document(path, &read(path)?, log)
+}
+
+/// The same, of what was read from `path`.
+pub fn parse_document<T: serde::de::DeserializeOwned>(path: &Path, bytes: &[u8], log: &Log) -> Result<T> {
     let mut warnings = Vec::new();
-    let read = runtime::document::read(&read_all(path)?, &mut warnings);
+    let read = runtime::document::read(bytes, &mut warnings);
     warnings.iter().for_each(|warning| log.warning(warning));
     read.map_err(|e| Error::invalid(path.display(), e))
 }
 
 /// Reads a JSON file; `-` is standard input.
 pub fn load<T: for<'a> serde::Deserialize<'a>>(path: &Path) -> Result<T> {
-    serde_json::from_slice(&read_all(path)?).map_err(|e| Error::invalid(path.display(), e))
+    serde_json::from_slice(&read(path)?).map_err(|e| Error::invalid(path.display(), e))
 }
 
-fn read_all(path: &Path) -> Result<Vec<u8>> {
+/// Reads a file; `-` is standard input.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
     match path.to_str() {
         Some("-") => {
             let mut bytes = Vec::new();

@@ -5,11 +5,12 @@ use runtime::state::Status;
 use runtime::{Error, Kind, Result};
 use serde_json::{Value, json};
 
+use crate::log::Log;
 use crate::options::Command;
 use crate::store::{cgroup_of, find, load};
 
 /// Applies a resources document, or the options' values.
-pub fn update(command: &Command) -> Result<()> {
+pub fn update(command: &Command, log: &Log) -> Result<()> {
     let (directory, state) = find(command)?;
     if directory.status(&state)? == Status::Stopped {
         return Err(Error::new(Kind::Invalid, format!("container {} is not running", state.id)));
@@ -21,7 +22,8 @@ pub fn update(command: &Command) -> Result<()> {
             serde_json::from_value(wished).map_err(|e| Error::invalid("update", e))?
         }
     };
-    cgroup_of(&state)?.apply_limits(&resources)
+    cgroup_of(&state)?.apply_limits(&resources)?.iter().for_each(|warning| log.warning(warning));
+    Ok(())
 }
 
 /// Each option and the field of linux.resources that it sets. Source: runc-update(8).
