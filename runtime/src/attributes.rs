@@ -94,11 +94,12 @@ impl Attributes {
         Ok(())
     }
 
-    /// Moves an exec, which is in its cgroup by now, to its CPUs.
+    /// Moves an exec, which is in its cgroup by now, to its CPUs. If it is only said where it begins, that is where it stays.
     pub(crate) fn settle_on_cpus(&self) -> Result<()> {
-        match &self.final_cpus {
-            Some(cpus) => run_on(cpus).step("process.execCPUAffinity.final"),
-            None => Ok(()),
+        match (&self.initial_cpus, &self.final_cpus) {
+            (_, Some(cpus)) => run_on(cpus).step("process.execCPUAffinity.final"),
+            (Some(_), None) => Ok(()),
+            (None, None) => forget_the_callers(),
         }
     }
 
@@ -126,6 +127,11 @@ impl Attributes {
             None => Ok(()),
         }
     }
+}
+
+/// Where the caller is pinned to is its own affair: a container runs where its cpuset lets it. To be called once in it.
+pub(crate) fn forget_the_callers() -> Result<()> {
+    sys::run_anywhere()
 }
 
 /// Lets this process run on these CPUs only.

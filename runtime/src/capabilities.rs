@@ -61,6 +61,19 @@ impl CapabilitySets {
                 set.retain(|c| !missing.contains(c));
             }
         }
+        // What the kernel would refuse to raise, the program does without.
+        let mut idle: Vec<_> = self
+            .ambient
+            .iter()
+            .filter(|cap| !self.permitted.contains(cap) || !self.inheritable.contains(cap))
+            .copied()
+            .collect();
+        idle.sort_by_key(Capability::index);
+        for cap in idle {
+            self.ambient.remove(&cap);
+            let reason = "it is not both permitted and inheritable";
+            warnings.push(format!("can't raise ambient capability {cap}: {reason}"));
+        }
         for cap in bounding.difference(&self.bounding) {
             caps::drop(None, CapSet::Bounding, *cap).map_err(|e| fail("drop bounding", &e))?;
         }

@@ -1,8 +1,8 @@
 //! Reading config.json and process.json as others write them.
 //!
-//! The types are oci-spec's, and stricter than callers are used to in two places: capabilities that are newer than the
-//! crate, which runc ignores with a warning, and two flags of the scheduler, which the crate spells in its own way. A
-//! document that reads as it is is not looked at twice.
+//! The types are oci-spec's, and stricter than callers are used to in three places: capabilities that are newer than the
+//! crate, which runc ignores with a warning; two flags of the scheduler, which the crate spells in its own way; and a
+//! process without `user`, which is root's. A document that reads as it is is not looked at twice.
 #![forbid(unsafe_code)]
 
 use oci_spec::runtime::Capability;
@@ -23,7 +23,7 @@ pub fn read<T: DeserializeOwned>(bytes: &[u8], warnings: &mut Vec<String>) -> Re
         Some(process) => process,
         None => &mut value,
     };
-    let mut mended = mend_flags(process);
+    let mut mended = mend_flags(process) | mend_user(process);
     let unknown = drop_unknown(process);
     if !unknown.is_empty() {
         mended = true;
@@ -68,6 +68,17 @@ fn mend_flags(process: &mut Value) -> bool {
     mended
 }
 
+/// Whether something with a program to run lacked a user.
+fn mend_user(process: &mut Value) -> bool {
+    match process.as_object_mut() {
+        Some(fields) if fields.contains_key("args") && !fields.contains_key("user") => {
+            fields.insert("user".into(), serde_json::json!({}));
+            true
+        }
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +110,21 @@ mod tests {
         let process = json!({"user": {"uid": 0, "gid": 0}, "cwd": "/", "scheduler": scheduler});
         let process: Process = read(process.to_string().as_bytes(), &mut Vec::new()).unwrap();
         assert_eq!(process.scheduler().as_ref().unwrap().flags().as_ref().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn who_is_not_named_is_root() {
+        let process = json!({"cwd": "/", "args": ["x"]});
+        for document in [json!({"ociVersion": "1.2.0", "process": process}), process] {
+            let bytes = document.to_string();
+            let process = match document.get("process") {
+                Some(_) => {
+                    read::<Spec>(bytes.as_bytes(), &mut Vec::new()).unwrap().process().clone().unwrap()
+                }
+                None => read::<Process>(bytes.as_bytes(), &mut Vec::new()).unwrap(),
+            };
+            assert_eq!((process.user().uid(), process.user().gid()), (0, 0));
+        }
     }
 
     #[test]

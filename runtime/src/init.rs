@@ -8,6 +8,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
+use crate::attributes;
 use crate::birth::Script;
 use crate::console::{self, WindowSize};
 use crate::error::{Call, Error, Kind, Result, Step};
@@ -55,6 +56,7 @@ impl Script for Init<'_> {
         sys::reset_signals()?;
         // Before the cgroup namespace, whose root is where the process is then.
         join_cgroups(&self.cgroups)?;
+        attributes::forget_the_callers()?;
         self.entry.enter(channel, &plan.uid_map, &plan.gid_map)?;
         if self.entry.reborn() {
             be_reborn(channel)?;

@@ -317,6 +317,18 @@ pub(crate) fn sched_setattr(pid: i32, attr: &SchedAttr) -> Result<()> {
     check(ret, || format!("sched_setattr({pid}, {attr:?})")).map(drop)
 }
 
+/// Lets this thread run on every CPU that its cpuset has.
+///
+/// Source: sched_setaffinity(2).
+pub(crate) fn run_anywhere() -> Result<()> {
+    // As many as any kernel is built for; it ignores what it has not.
+    let all = [u64::MAX; 128];
+    // SAFETY: `all` outlives the call, and its size is given.
+    let ret =
+        unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, std::mem::size_of_val(&all), all.as_ptr()) };
+    check(ret, || "sched_setaffinity(0, all)".into()).map(drop)
+}
+
 /// Sets a process's I/O class and level, as ioprio_set(2) takes them; 0 is this one.
 pub(crate) fn ioprio_set(pid: i32, priority: u32) -> Result<()> {
     const IOPRIO_WHO_PROCESS: libc::c_int = 1;

@@ -109,6 +109,17 @@ fn capabilities() {
         assert_eq!(line(user.answer(0), set), "0000000000000400", "{set}");
     }
     assert_eq!(line(user.answer(0), "CapBnd"), "0000000000000401");
+    // One that is not inheritable cannot be ambient; the program does without.
+    let mut idle = sets.clone();
+    idle["inheritable"] = json!(["CAP_NET_BIND_SERVICE"]);
+    idle["ambient"] = json!(["CAP_NET_BIND_SERVICE", "CAP_CHOWN"]);
+    let idle = Case::new(&["cat /proc/self/status"])
+        .set("/process/user", json!({"uid": 7, "gid": 7}))
+        .set("/process/capabilities", idle)
+        .run()
+        .unwrap();
+    assert_eq!(line(idle.answer(0), "CapAmb"), "0000000000000400");
+    assert!(idle.warnings[0].starts_with("can't raise ambient capability CAP_CHOWN: "), "{idle:?}");
     // A user without ambient ones loses them all at execve.
     let plain = Case::new(&["cat /proc/self/status"])
         .set("/process/user", json!({"uid": 7, "gid": 7}))

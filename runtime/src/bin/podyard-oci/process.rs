@@ -124,7 +124,8 @@ fn set_user(command: &Command, process: &mut Process) -> Result<()> {
     Ok(())
 }
 
-/// As runc does it: what `--cap` names is added to every set but the inheritable one.
+/// As runc does it: what `--cap` names is added to every set but the inheritable one, and to the ambient one where the
+/// container has something to inherit.
 fn add_capabilities(command: &Command, process: &mut Process) -> Result<()> {
     let named: Vec<Capability> = command
         .values("--cap")
@@ -148,7 +149,10 @@ fn add_capabilities(command: &Command, process: &mut Process) -> Result<()> {
         .bounding(with(own.bounding()))
         .effective(with(own.effective()))
         .permitted(with(own.permitted()))
-        .ambient(with(own.ambient()))
+        .ambient(match own.inheritable().iter().flatten().next() {
+            Some(_) => with(own.ambient()),
+            None => own.ambient().clone().unwrap_or_default(),
+        })
         .inheritable(own.inheritable().clone().unwrap_or_default())
         .build();
     process.set_capabilities(Some(built.map_err(|e| Error::invalid("--cap", e))?));
