@@ -115,6 +115,11 @@ fn root_the_name_servers_address_is_each_nodes_own() {
         let index = cluster.node_of(from).unwrap_or(0);
         assert_eq!(ask(from, dns, 53).unwrap(), (format!("dns-{index}"), source.to_string()));
     }
+    // What runs in the node's own namespace asks it too, and nothing else of the service CIDR.
+    for (index, node) in cluster.nodes.iter().enumerate() {
+        assert_eq!(ask(node.namespace(), dns, 53).unwrap().0, format!("dns-{index}"));
+        assert_eq!(ask(node.namespace(), VIP, 81).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    }
 }
 
 #[test]

@@ -248,6 +248,7 @@ fn root_rules_stay_readable_by_nft() {
     for line in [
         "type nat hook prerouting priority dstnat; policy accept;",
         "ip daddr 10.96.0.0/16 jump services",
+        "oif \"lo\" accept",
         "ip daddr . meta l4proto . th dport @svc-3 goto lb-3",
         "numgen random mod 3 vmap { 0 : goto ep-0, 1 : goto ep-1, 2 : goto ep-2 }",
         "dnat ip to ip daddr . meta l4proto . th dport map @ep-2",

@@ -178,7 +178,8 @@ fn check_rule(table: &Table, expressions: &[Expression]) -> std::result::Result<
         match expression {
             Expression::Network { to, .. }
             | Expression::Transport { to, .. }
-            | Expression::Protocol { to } => {
+            | Expression::Protocol { to }
+            | Expression::LinkOut { to } => {
                 loaded.insert(to.0);
             }
             Expression::Mask { register, .. } | Expression::Equal { register, .. } => {
@@ -205,7 +206,9 @@ fn check_rule(table: &Table, expressions: &[Expression]) -> std::result::Result<
                 read(&loaded, address.0, 1)?;
                 read(&loaded, port.0, 1)?;
             }
-            Expression::Verdict(Verdict::Drop) | Expression::Masquerade | Expression::Reject => {}
+            Expression::Verdict(Verdict::Drop | Verdict::Accept)
+            | Expression::Masquerade
+            | Expression::Reject => {}
         }
     }
     Ok(())

@@ -191,6 +191,11 @@ pub enum Expression {
         /// To.
         to: Register,
     },
+    /// Loads the index of the link that the packet leaves by, in the machine's byte order.
+    LinkOut {
+        /// To.
+        to: Register,
+    },
     /// Keeps the masked bits of a register.
     Mask {
         /// In place.
@@ -237,6 +242,8 @@ pub enum Expression {
 /// What becomes of the packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
+    /// Goes on; no further rule of the base chain sees it.
+    Accept,
     /// Vanishes.
     Drop,
     /// Goes through another chain and comes back.

@@ -6,6 +6,7 @@
 //! lb-K                       numgen random mod K vmap { 0 : goto ep-0, …, K-1 : goto ep-(K-1) }
 //! ep-J                       dnat ip to ip daddr . meta l4proto . th dport map @ep-J
 //! postrouting (nat)          ip saddr . ip daddr @hairpin masquerade fully-random
+//! local (filter)             oif lo accept
 //! forward, local (filter)    ip daddr SERVICE_CIDR jump unserved
 //! unserved                   ip daddr . meta l4proto . th dport @served  drop
 //!                            ip daddr @virtual  reject
@@ -18,7 +19,8 @@
 //!
 //! *prerouting* sees pods and the host (which comes in by its veth), *output* the node itself. What no rule translated is
 //! still addressed to a virtual IP when it reaches *forward* (or *local*): an unknown port, a service without endpoints, or a
-//! packet that met a change half-way. The last is dropped, so that TCP tries again; the others are refused at once.
+//! packet that met a change half-way. The last is dropped, so that TCP tries again; the others are refused at once. An
+//! address of the CIDR that is the node's own (the name servers') is reached by its loopback, from the node itself too.
 
 use super::{Base, ChainKind, Expression, Hook, Message, Register, Set, Type, Verdict};
 use crate::ipam::Cidr;
@@ -34,7 +36,7 @@ const KEY: [Type; 3] = [Type::Address, Type::Protocol, Type::Port];
 
 /// The fixed part's version: an adopted table must have been made by the same layout for the same CIDR.
 pub fn comment(service_cidr: Cidr) -> String {
-    format!("virtual IPs of {service_cidr}, layout 1")
+    format!("virtual IPs of {service_cidr}, layout 2")
 }
 
 /// Set of the virtual ports with `endpoints` endpoints.
@@ -81,6 +83,7 @@ pub fn fixed(service_cidr: Cidr) -> Vec<Message> {
         rule("prerouting", jump("services")),
         rule("output", jump("services")),
         rule("forward", jump("unserved")),
+        rule("local", by_loopback()),
         rule("local", jump("unserved")),
         rule("postrouting", hairpin()),
         rule(
@@ -152,6 +155,17 @@ fn to_cidr(cidr: Cidr) -> Vec<Expression> {
     }
     expressions.push(Expression::Equal { register: Register(0), value: cidr.network().octets() });
     expressions
+}
+
+/// `oif lo accept`
+fn by_loopback() -> Vec<Expression> {
+    // The first link of every network namespace. Source: net/core/dev.c, `LOOPBACK_IFINDEX`.
+    const LOOPBACK: u32 = 1;
+    vec![
+        Expression::LinkOut { to: Register(0) },
+        Expression::Equal { register: Register(0), value: LOOPBACK.to_ne_bytes() },
+        Expression::Verdict(Verdict::Accept),
+    ]
 }
 
 /// A pod that reached itself through a virtual IP must not see its own address as the source: it would answer by its own

@@ -317,6 +317,7 @@ fn encode_elements<'a>(
 fn encode_verdict(w: &mut Writer, verdict: &Verdict) {
     let (code, chain): (i32, Option<&String>) = match verdict {
         Verdict::Drop => (0, None),
+        Verdict::Accept => (1, None),
         Verdict::Jump(chain) => (-3, Some(chain)),
         Verdict::Goto(chain) => (-4, Some(chain)),
     };
@@ -353,6 +354,10 @@ fn encode_expression(w: &mut Writer, expression: &Expression, maps: &mut std::sl
         Expression::Transport { offset, length, to } => payload(2, *offset, *length, *to),
         Expression::Protocol { to } => put("meta", &mut |w| {
             w.be32(2, 16); // NFT_META_L4PROTO
+            w.be32(1, number(*to));
+        }),
+        Expression::LinkOut { to } => put("meta", &mut |w| {
+            w.be32(2, 5); // NFT_META_OIF
             w.be32(1, number(*to));
         }),
         Expression::Mask { register, mask } => put("bitwise", &mut |w| {
