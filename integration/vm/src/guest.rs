@@ -29,7 +29,7 @@ pub fn init() -> ! {
 
 fn prepare() -> std::io::Result<()> {
     leave_initramfs()?;
-    for name in ["bin", "lib", "sbin"] {
+    for name in ["bin", "lib", "lib64", "sbin"] {
         std::os::unix::fs::symlink(Path::new("usr").join(name), Path::new("/").join(name))?;
     }
     for (fs, to) in [
@@ -100,6 +100,8 @@ fn run_all() -> std::io::Result<usize> {
             .env("PATH", "/bin")
             // Where tests that drive the program find it.
             .env("PODYARD_UNDER_TEST", "/bin/podyard-under-test")
+            // What a test cannot do here, it must not pass over.
+            .env("PODYARD_VM", "1")
             .env("RUST_BACKTRACE", "0")
             .status()?;
         if !status.success() {

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use crate::guest::RESULT;
 use crate::initramfs::Archive;
+use crate::tools;
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// The whole of it, building included, has ten minutes in CI.
 const MACHINE_DEADLINE: Duration = Duration::from_secs(480);
@@ -49,6 +50,12 @@ const MODULES: &[&str] = &[
     "quota_v2",
 ];
 
+/// What is run unless packages are named.
+const DEFAULT: [&str; 4] = ["runtime:kernel", "integration:limits", "rootfs:volumes", "rootfs:lib:quota"];
+
+/// Programs of the host that tests call.
+const TOOLS: [&str; 1] = ["/usr/sbin/mkfs.ext4"];
+
 struct Options {
     packages: Vec<String>,
     filters: Vec<String>,
@@ -71,14 +78,17 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
     archive.file("init", &std::fs::read("/proc/self/exe")?);
     if options.tests {
         for package in &options.packages {
-            for (name, path, kind) in build(package)? {
+            let what = Selection::parse(package);
+            for (name, path, kind) in build(&what)? {
                 archive.file(&format!("usr/bin/{name}"), &std::fs::read(path)?);
                 if kind == Program::Other {
                     continue;
                 }
-                list.push([&[name], &options.filters[..]].concat().join(" "));
+                let filters = what.filter.iter().copied().chain(options.filters.iter().map(String::as_str));
+                list.push([name.as_str()].into_iter().chain(filters).collect::<Vec<_>>().join(" "));
             }
         }
+        tools::pack(&TOOLS, &mut archive)?;
     }
     for (name, path) in &options.files {
         archive.file(&format!("usr/bin/{name}"), &std::fs::read(path)?);
@@ -118,7 +128,7 @@ fn parse(args: &[String]) -> Result<Options> {
         }
     }
     if options.packages.is_empty() {
-        options.packages = vec!["runtime:kernel".into(), "integration:limits".into()];
+        options.packages = DEFAULT.map(str::to_owned).to_vec();
     }
     Ok(options)
 }
@@ -136,14 +146,32 @@ enum Program {
     Other,
 }
 
-/// The kernel tests of `package`, or of `package:test`, built: name, path and kind of each program. Unit tests stay
-/// out: they say nothing about a kernel.
-fn build(package: &str) -> Result<Vec<(String, PathBuf, Program)>> {
+/// `PACKAGE[:TEST[:FILTER]]`; the test `lib` is the package's unit tests.
+struct Selection<'a> {
+    package: &'a str,
+    test: Option<&'a str>,
+    filter: Option<&'a str>,
+}
+
+impl Selection<'_> {
+    fn parse(text: &str) -> Selection<'_> {
+        let mut parts = text.splitn(3, ':');
+        Selection { package: parts.next().unwrap_or(text), test: parts.next(), filter: parts.next() }
+    }
+}
+
+/// The selected tests, built: name, path and kind of each program. Unit tests stay out unless they are named: most say
+/// nothing about a kernel.
+fn build(what: &Selection<'_>) -> Result<Vec<(String, PathBuf, Program)>> {
+    let Selection { package, test, .. } = *what;
     println!("vm: build the tests of {package}");
-    let (package, test) = package.split_once(':').unwrap_or((package, "*"));
     let cargo = std::env::var("CARGO").unwrap_or("cargo".into());
     let output = Command::new(cargo)
-        .args(["test", "--no-run", "--message-format=json", "--package", package, "--test", test])
+        .args(["test", "--no-run", "--message-format=json", "--package", package])
+        .args(match test {
+            Some("lib") => vec!["--lib"],
+            test => vec!["--test", test.unwrap_or("*")],
+        })
         .current_dir(workspace()?)
         .stderr(Stdio::inherit())
         .output()?;
@@ -157,6 +185,9 @@ fn build(package: &str) -> Result<Vec<(String, PathBuf, Program)>> {
         match (message["executable"].as_str(), target["kind"][0].as_str()) {
             (Some(path), Some("test")) => {
                 programs.push((format!("{package}-{name}"), PathBuf::from(path), Program::Test));
+            }
+            (Some(path), Some("lib")) => {
+                programs.push((format!("{package}-lib"), PathBuf::from(path), Program::Test));
             }
             (Some(path), Some("bin")) => {
                 programs.push((name.to_owned(), PathBuf::from(path), Program::Other))
