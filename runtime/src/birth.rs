@@ -49,7 +49,7 @@ enum Trouble {
 }
 
 impl Birth<'_> {
-    /// Makes the process, and returns when it is ready. `serve` does what it asks for, given its pid and pidfd; first of all,
+    /// Makes the process, and returns when it is ready. `serve` does what it asks for, given its pid and pidfd, and may make a descriptor for it; first of all,
     /// before Go, what comes at the beginning.
     ///
     /// The child is born in its cgroup. Where the kernel cannot do that it moves there itself, first of all: before
@@ -61,7 +61,7 @@ impl Birth<'_> {
     pub(crate) fn give<S: Script>(
         &self,
         mut script: S,
-        serve: impl Fn(&Ask, i32, &OwnedFd) -> Result<()>,
+        serve: impl Fn(&Ask, i32, &OwnedFd) -> Result<Option<OwnedFd>>,
     ) -> Result<Born> {
         // A process of a container must not be traced by others there while it is half made. Source: CVE-2016-9962.
         nix::sys::prctl::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)".into())?;
@@ -182,7 +182,7 @@ fn live<S: Script>(script: S, channel: &Channel) -> ! {
 fn greet(
     channel: &Channel,
     child: &mut (i32, OwnedFd),
-    serve: &impl Fn(&Ask, i32, &OwnedFd) -> Result<()>,
+    serve: &impl Fn(&Ask, i32, &OwnedFd) -> Result<Option<OwnedFd>>,
 ) -> Result<(Vec<String>, Option<OwnedFd>), Trouble> {
     serve(&Ask::Begin, child.0, &child.1)
         .map_err(|e| if e.kind() == Kind::NotFound { Trouble::Stillborn } else { Trouble::Failed(e) })?;
@@ -198,8 +198,8 @@ fn greet(
             Some((Report::Ready { warnings }, fd)) => return Ok((warnings, fd)),
             Some((Report::Failed(error), _)) => return Err(Trouble::Failed(error)),
             Some((Report::Ask(what), _)) => {
-                serve(&what, child.0, &child.1).map_err(Trouble::Failed)?;
-                channel.send(&Order::Done, None).map_err(Trouble::Failed)?;
+                let made = serve(&what, child.0, &child.1).map_err(Trouble::Failed)?;
+                channel.send(&Order::Done, made.as_ref().map(AsFd::as_fd)).map_err(Trouble::Failed)?;
             }
             Some((Report::Reborn { pid }, Some(pidfd))) => {
                 let (_, before) = std::mem::replace(child, (pid, pidfd));

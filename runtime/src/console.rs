@@ -6,10 +6,12 @@
 //! (CVE-2025-52565).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, major, minor, openat2};
+use rustix::fs::{FileType, OFlags, fstat, fstatfs, major, minor};
 
 use crate::error::{Call, Error, Kind, Result, Step};
+use crate::mounts::beneath::{self, Links};
 use crate::sys;
 
 /// A terminal's size, in characters.
@@ -44,14 +46,8 @@ pub(crate) fn open(root: BorrowedFd<'_>, size: Option<WindowSize>) -> Result<Con
 }
 
 fn open_master(root: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let master = openat2(
-        root,
-        "dev/pts/ptmx",
-        OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS,
-    )
-    .call(|| "openat2(root, \"dev/pts/ptmx\", IN_ROOT|NO_SYMLINKS)".into())?;
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let master = beneath::open(root, Path::new("dev/pts/ptmx"), flags, Links::Refuse)?;
     let stat = fstat(&master).call(|| "fstat(ptmx)".into())?;
     let fs = fstatfs(&master).call(|| "fstatfs(ptmx)".into())?;
     let device = (major(stat.st_rdev), minor(stat.st_rdev));

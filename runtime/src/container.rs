@@ -14,7 +14,7 @@ use crate::cgroup::{Cgroup, Layout};
 use crate::error::{Call, Error, Kind, Result, Step};
 use crate::hooks;
 use crate::init::{Init, InitStdio};
-use crate::mounts::CgroupView;
+use crate::mounts::{CgroupView, idmap};
 use crate::namespaces::{self, Entry, Source, UserNamespace};
 use crate::plan::{IdMap, Plan};
 use crate::protocol::{Ask, Channel, Order, Report, above_stdio};
@@ -175,27 +175,33 @@ pub fn create(request: CreateRequest) -> Result<Created> {
         mounts,
         entry,
         cgroups: cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::v1_tasks)?,
-        cgroup_view: cgroup.as_ref().map_or(CgroupView::None, view),
+        cgroup_view: cgroup
+            .as_ref()
+            .map_or(CgroupView::None, |c| view(c, plan.separate(namespaces::Kind::Cgroup))),
         stdio,
         listener: start_listener,
         plan: &plan,
     };
     let limited = std::cell::RefCell::new(Vec::new());
-    let serve = |what: &Ask, pid, pidfd: &OwnedFd| match what {
-        Ask::Begin if user_namespace => write_id_maps(pid, &plan.uid_map, &plan.gid_map),
-        Ask::Begin => Ok(()),
-        Ask::MapIds => write_id_maps(pid, &plan.uid_map, &plan.gid_map),
-        Ask::Limits => plan.process.limit_child(pid).map(|found| limited.borrow_mut().extend(found)),
-        Ask::Listener(fd) => {
-            introduce(plan.seccomp.as_ref(), (pid, pidfd, *fd), &plan.identity, Status::Creating)
+    let serve = |what: &Ask, pid, pidfd: &OwnedFd| {
+        match what {
+            Ask::Begin if user_namespace => write_id_maps(pid, &plan.uid_map, &plan.gid_map)?,
+            Ask::Begin => {}
+            Ask::MapIds => write_id_maps(pid, &plan.uid_map, &plan.gid_map)?,
+            Ask::Limits => limited.borrow_mut().extend(plan.process.limit_child(pid)?),
+            Ask::Listener(fd) => {
+                introduce(plan.seccomp.as_ref(), (pid, pidfd, *fd), &plan.identity, Status::Creating)?;
+            }
+            Ask::TimeOffsets => set_clocks(pid, &plan.time_offsets)?,
+            Ask::RuntimeHooks => {
+                let state = plan.identity.state(Status::Creating, Some(pid));
+                let env = hooks::own_environment();
+                hooks::run(&plan.hooks.prestart, &state, &env)?;
+                hooks::run(&plan.hooks.create_runtime, &state, &env)?;
+            }
+            Ask::Source(index) => return idmap::source(&plan, (pid, pidfd), *index).map(Some),
         }
-        Ask::TimeOffsets => set_clocks(pid, &plan.time_offsets),
-        Ask::RuntimeHooks => {
-            let state = plan.identity.state(Status::Creating, Some(pid));
-            let env = hooks::own_environment();
-            hooks::run(&plan.hooks.prestart, &state, &env)?;
-            hooks::run(&plan.hooks.create_runtime, &state, &env)
-        }
+        Ok(None)
     };
     let Born { pid, pidfd, channel, mut warnings, console } = birth.give(init, serve)?;
     warnings.extend(limited.take());
@@ -273,8 +279,10 @@ fn take(list: &mut Vec<(namespaces::Kind, OwnedFd)>, kind: namespaces::Kind) -> 
     Some(list.remove(at).1)
 }
 
-fn view(cgroup: &Cgroup) -> CgroupView {
+/// Without a cgroup namespace `/proc/self/cgroup` shows a container the host's paths, and on cgroup2 it sees them all.
+fn view(cgroup: &Cgroup, separate: bool) -> CgroupView {
     match cgroup.layout() {
+        Layout::Unified if !separate => CgroupView::Unified(cgroup.unified_root()),
         Layout::Unified => CgroupView::Unified(cgroup.unified_path()),
         Layout::Hybrid => {
             let mut views = cgroup.v1_places();
@@ -286,7 +294,7 @@ fn view(cgroup: &Cgroup) -> CgroupView {
 }
 
 /// Source: user_namespaces(7), "Defining user and group ID mappings".
-fn write_id_maps(pid: i32, uids: &[IdMap], gids: &[IdMap]) -> Result<()> {
+pub(crate) fn write_id_maps(pid: i32, uids: &[IdMap], gids: &[IdMap]) -> Result<()> {
     for (file, maps) in [("uid_map", uids), ("gid_map", gids)] {
         let lines: String =
             maps.iter().map(|m| format!("{} {} {}\n", m.inside, m.outside, m.count)).collect();

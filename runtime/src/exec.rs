@@ -95,9 +95,14 @@ pub fn exec(request: ExecRequest) -> Result<Executed> {
     };
     let limited = std::cell::RefCell::new(Vec::new());
     let serve = |what: &Ask, pid, pidfd: &OwnedFd| match what {
-        Ask::Begin => Ok(()),
-        Ask::Limits => process.limit_child(pid).map(|found| limited.borrow_mut().extend(found)),
-        Ask::Listener(fd) => introduce(seccomp.as_ref(), (pid, pidfd, *fd), &identity, Status::Running),
+        Ask::Begin => Ok(None),
+        Ask::Limits => {
+            limited.borrow_mut().extend(process.limit_child(pid)?);
+            Ok(None)
+        }
+        Ask::Listener(fd) => {
+            introduce(seccomp.as_ref(), (pid, pidfd, *fd), &identity, Status::Running).map(|()| None)
+        }
         other => Err(Error::new(Kind::Internal, format!("an exec asks for {other:?}"))),
     };
     let initial = process.attributes.initial_cpus.as_deref();
@@ -124,11 +129,12 @@ impl Script for Entering<'_> {
         join_cgroups(&self.cgroups)?;
         self.process.attributes.settle_on_cpus()?;
         rustix::process::setsid().call(|| "setsid()".into())?;
+        let host = mounts::proc_before_joining()?;
         sys::setns(self.target.as_fd(), self.kinds).step("join the container's namespaces")?;
         drop(self.target);
         // Joining a mount namespace moves root and working directory to its root.
         let root = open_root()?;
-        let proc = mounts::private_proc()?;
+        let proc = host.map_or_else(mounts::private_proc, Ok)?;
         let (stdio, master) = match self.stdio {
             Stdio::Fds(fds) => (fds, None),
             Stdio::Terminal(size) => {

@@ -12,7 +12,7 @@ pub const APPARMOR: bool = true;
 pub const SELINUX: bool = true;
 
 /// Whether mounts can be id-mapped.
-pub const IDMAP: bool = false;
+pub const IDMAP: bool = true;
 
 /// Kinds of namespaces, as the specification names them.
 pub fn namespaces() -> Vec<&'static str> {

@@ -85,8 +85,8 @@ impl Script for Init<'_> {
         if plan.mount_label.is_some() && !labels::selinux(proc.as_fd())? {
             return Err(Error::unsupported("linux.mountLabel", "this kernel runs without SELinux"));
         }
-        let root = mounts::attach_root(self.root, plan.pivot)?;
-        mounts::populate(&root, plan, self.mounts, &self.cgroup_view, &proc)?;
+        let root = mounts::attach_root(self.root, plan)?;
+        let later = mounts::populate(&root, plan, self.mounts, &self.cgroup_view, &proc, channel)?;
         run_create_hooks(plan, &root, channel)?;
         let (stdio, master) = match self.stdio {
             InitStdio::Fds(fds) => (fds, None),
@@ -98,14 +98,14 @@ impl Script for Init<'_> {
             }
         };
         ensure_cwd(&root, &plan.process.cwd)?;
+        mounts::late::apply(&root, &later)?;
+        drop(later);
         mounts::protect(&root, plan)?;
         match plan.pivot {
             true => mounts::pivot(&root)?,
             false => mounts::cover(&root)?,
         }
-        if let Some(propagation) = plan.root_propagation {
-            sys::mount_setattr(root.as_fd(), true, 0, 0, propagation)?;
-        }
+        mounts::propagate(plan)?;
         nix::sys::stat::umask(umask);
 
         let settled = Settling {
@@ -190,8 +190,7 @@ fn be_reborn(channel: &Channel) -> Result<()> {
 fn bind_console(root: &OwnedFd, terminal: &OwnedFd) -> Result<()> {
     let bind = || -> Result<()> {
         let place = beneath::ensure_file(root, Path::new("/dev/console"), Links::Refuse)?;
-        let mount = mounts::clone_tree(terminal, Path::new(""), false)?;
-        mounts::attach(&mount, &place, Path::new(""))
+        mounts::api::bind(terminal, Path::new(""), false)?.attach(root, &place).map(drop)
     };
     bind().step("bind the terminal on /dev/console")
 }

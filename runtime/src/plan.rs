@@ -38,8 +38,9 @@ pub struct Plan {
     pub root_path: Option<PathBuf>,
     /// Whether the root mount ends up read-only.
     pub root_read_only: bool,
-    /// `MS_*` propagation of the root, set last.
-    pub root_propagation: Option<u64>,
+    /// `MS_*` propagation of the root, and whether of the mounts below it too; a slave of the host's, then private, if
+    /// the spec has none.
+    pub root_propagation: Option<(u64, bool)>,
     /// Whether the host's root is let go of by pivot_root(2), which the initial ramdisk's does not allow; else it stays
     /// mounted beneath the container's, out of reach of paths.
     pub pivot: bool,
@@ -152,8 +153,11 @@ impl Plan {
             .iter()
             .flatten()
             .enumerate()
-            .map(|(i, mount)| options::parse(mount).map_err(|e| e.within(format!("mounts[{i}]"))))
+            .map(|(i, mount)| {
+                options::parse(mount, &mut warnings).map_err(|e| e.within(format!("mounts[{i}]")))
+            })
             .collect::<Result<Vec<_>>>()?;
+        validate::mounts(&mounts, &namespaces)?;
 
         let paths = |list: &Option<Vec<String>>| -> Vec<PathBuf> {
             list.iter().flatten().map(PathBuf::from).collect()
@@ -171,7 +175,7 @@ impl Plan {
                 .rootfs_propagation()
                 .as_deref()
                 .filter(|p| !p.is_empty())
-                .map(options::propagation)
+                .map(options::root_propagation)
                 .transpose()?,
             pivot: true,
             mount_label: linux.mount_label().clone().filter(|label| !label.is_empty()),
@@ -201,7 +205,8 @@ impl Plan {
     }
 }
 
-fn id_maps(maps: Option<&[oci_spec::runtime::LinuxIdMapping]>) -> Vec<IdMap> {
+/// The lines of the spec.
+pub(crate) fn id_maps(maps: Option<&[oci_spec::runtime::LinuxIdMapping]>) -> Vec<IdMap> {
     maps.unwrap_or_default()
         .iter()
         .map(|m| IdMap { inside: m.container_id(), outside: m.host_id(), count: m.size() })
@@ -248,6 +253,10 @@ fn devices(linux: &oci_spec::runtime::Linux) -> Result<Vec<DevicePlan>> {
         };
         let fifo = kind == DeviceKind::Fifo;
         validate::inside(&field, device.path())?;
+        // A link to the container's own terminals; any other would be the host's.
+        if device.path() == std::path::Path::new("/dev/ptmx") {
+            continue;
+        }
         let plan = DevicePlan {
             path: device.path().clone(),
             kind,

@@ -12,13 +12,14 @@ use nix::errno::Errno;
 use nix::sys::resource::Resource;
 use nix::unistd::{Gid, Uid};
 use oci_spec::runtime::{PosixRlimitType, Process};
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{Mode, OFlags};
 
 use crate::attributes::Attributes;
 use crate::capabilities::CapabilitySets;
 use crate::console::WindowSize;
 use crate::error::{Call, Error, Kind, Result, Step};
 use crate::labels::Labels;
+use crate::mounts::beneath::{self, Links};
 use crate::protocol::{Ask, Channel};
 use crate::seccomp::Filter;
 use crate::sys;
@@ -282,7 +283,7 @@ impl<'a> Settling<'a, '_> {
         let process = self.process;
         match self.user_namespace {
             // Not even what is lowered: its files in procfs are the host's.
-            true => self.channel.ask(Ask::Limits)?,
+            true => drop(self.channel.ask(Ask::Limits)?),
             false => {
                 let file = || own_file(self.proc, "oom_score_adj");
                 warnings.extend(process.limit(Target::Own, file)?);
@@ -333,7 +334,7 @@ impl<'a> Settling<'a, '_> {
             return filter.load();
         }
         let listener = filter.load_for_agent()?;
-        self.channel.ask(Ask::Listener(listener.as_raw_fd()))
+        self.channel.ask(Ask::Listener(listener.as_raw_fd())).map(drop)
     }
 
     /// Where a user namespace denies it, the groups were given up before it was entered.
@@ -396,14 +397,7 @@ impl<'a> Settling<'a, '_> {
     /// host's that `/proc/self/fd/N` names (CVE-2024-21626).
     fn change_directory(&self) -> Result<()> {
         let cwd = &self.process.cwd;
-        let dir = openat2(
-            self.root,
-            cwd,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-        )
-        .call(|| format!("openat2(root, {cwd:?}, IN_ROOT|NO_MAGICLINKS)"))?;
+        let dir = beneath::open(self.root, cwd, OFlags::PATH | OFlags::DIRECTORY, Links::Follow)?;
         rustix::process::fchdir(&dir).call(|| "fchdir(cwd)".into())?;
         let now = nix::unistd::getcwd().call(|| "getcwd()".into())?;
         // The kernel shows a directory outside the root as "(unreachable)/…".
@@ -480,28 +474,15 @@ fn own_path(proc: BorrowedFd<'_>, name: &str) -> Result<PathBuf> {
 
 /// Opens a file of `proc` itself: no link, and nothing mounted over it.
 pub(crate) fn open_in(proc: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd> {
-    openat2(
-        proc,
-        path,
-        flags | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV,
-    )
-    .call(|| format!("openat2(proc, {path:?}, BENEATH|NO_SYMLINKS|NO_XDEV)"))
+    beneath::open_proc(proc, path, flags)
 }
 
 /// The home directory of `uid` by the image's own passwd file: a regular file below its root,
 /// and at most a mebibyte of it.
 fn home_of(root: BorrowedFd<'_>, uid: Uid) -> Option<String> {
     use std::io::Read;
-    let fd = openat2(
-        root,
-        "etc/passwd",
-        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-    )
-    .ok()?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let fd = beneath::open(root, Path::new("etc/passwd"), flags, Links::Follow).ok()?;
     let file = std::fs::File::from(fd.as_fd().try_clone_to_owned().ok()?);
     if !file.metadata().ok()?.is_file() {
         return None;

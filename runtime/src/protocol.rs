@@ -7,7 +7,7 @@
 //!      │  write uid_map, gid_map                     │
 //!      ├─ Go ──────────────────────────────────────▶ │ namespaces, mounts …
 //!      │ ◀───────────────────────────────── Ask{what}┤ what takes the host's rights or namespaces:
-//!      │  does it                                    │ maps of IDs, clocks, hooks outside
+//!      │  does it                                    │ maps of IDs, clocks, mounts, hooks outside
 //!      ├─ Done ────────────────────────────────────▶ │ … pivot_root …
 //!      │                                             │
 //!      │ ◀──────────────────── Ready{warnings} [pty] ┤ every step done but the last
@@ -69,6 +69,8 @@ pub(crate) enum Ask {
     TimeOffsets,
     /// Run the hooks that belong between the mounts and pivot_root, in the caller's namespaces.
     RuntimeHooks,
+    /// Make the source of the plan's mount with this number, in its mount namespace.
+    Source(usize),
 }
 
 /// From child to parent.
@@ -164,14 +166,14 @@ impl Channel {
 }
 
 impl Channel {
-    /// Asks the parent for something, and returns once it is done.
-    pub(crate) fn ask(&self, what: Ask) -> Result<()> {
+    /// Asks the parent for something, and returns once it is done, with the descriptor that it made.
+    pub(crate) fn ask(&self, what: Ask) -> Result<Option<OwnedFd>> {
         // Not sendmsg(2): a seccomp filter may ask an agent about that, and the agent is what is asked for here.
         let bytes = serde_json::to_vec(&Report::Ask(what))
             .map_err(|e| Error::new(Kind::Internal, format!("encode a message: {e}")))?;
         rustix::io::write(&self.0, &bytes).call(|| "write(channel)".into())?;
         match self.receive::<Order>()? {
-            Some((Order::Done, _)) => Ok(()),
+            Some((Order::Done, fd)) => Ok(fd),
             // Told why not, it would be killed before it could say so.
             _ => crate::sys::exit_now(127),
         }

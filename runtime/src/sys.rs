@@ -155,24 +155,24 @@ pub(crate) fn reset_signals() -> Result<()> {
     .map_err(|errno| Error::sys("sigprocmask(SIG_SETMASK, [])", errno))
 }
 
-/// Changes a mount's attributes and propagation.
+/// Changes to a mount, as mount_setattr(2) takes them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct MountAttr {
+    /// `MOUNT_ATTR_*` to set.
+    pub(crate) set: u64,
+    /// `MOUNT_ATTR_*` to clear first.
+    pub(crate) clear: u64,
+    /// One of `MS_SHARED`, `MS_SLAVE`, `MS_PRIVATE`, `MS_UNBINDABLE`, or 0.
+    pub(crate) propagation: u64,
+    /// The user namespace of `MOUNT_ATTR_IDMAP`.
+    pub(crate) userns_fd: u64,
+}
+
+/// Changes a mount's attributes and propagation, and with `recursive` those of the mounts below it.
 ///
 /// Source: mount_setattr(2), since 5.12.
-pub(crate) fn mount_setattr(
-    mount: BorrowedFd<'_>,
-    recursive: bool,
-    set: u64,
-    clear: u64,
-    propagation: u64,
-) -> Result<()> {
-    #[repr(C)]
-    struct MountAttr {
-        set: u64,
-        clear: u64,
-        propagation: u64,
-        userns_fd: u64,
-    }
-    let attr = MountAttr { set, clear, propagation, userns_fd: 0 };
+pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, attr: MountAttr) -> Result<()> {
     let mut flags = libc::AT_EMPTY_PATH;
     if recursive {
         flags |= libc::AT_RECURSIVE;
@@ -188,8 +188,29 @@ pub(crate) fn mount_setattr(
             std::mem::size_of::<MountAttr>(),
         )
     };
+    let MountAttr { set, clear, propagation, .. } = attr;
     check(ret, || format!("mount_setattr(set={set:#x}, clear={clear:#x}, propagation={propagation:#x})"))
         .map(drop)
+}
+
+/// Whether this process may use the mount API. Asked with flags that every kernel refuses (`EINVAL`): `ENOSYS` is the
+/// answer of a kernel before 5.12, `EPERM` or `EACCES` that of a filter around us.
+///
+/// Source: fsopen(2), open_tree(2), move_mount(2), mount_setattr(2).
+pub(crate) fn has_mount_api() -> bool {
+    let path = c"".as_ptr();
+    let flags = libc::c_uint::MAX;
+    // SAFETY: each is refused for its flags before anything is done; the paths are NUL-terminated constants and the
+    // attributes' size is 0.
+    let answers = unsafe {
+        [
+            (libc::syscall(libc::SYS_fsopen, path, flags), Errno::last()),
+            (libc::syscall(libc::SYS_open_tree, -1, path, flags), Errno::last()),
+            (libc::syscall(libc::SYS_move_mount, -1, path, -1, path, flags), Errno::last()),
+            (libc::syscall(libc::SYS_mount_setattr, -1, path, flags, path, 0usize), Errno::last()),
+        ]
+    };
+    !answers.iter().any(|(_, errno)| matches!(errno, Errno::ENOSYS | Errno::EPERM | Errno::EACCES))
 }
 
 /// Marks every descriptor from `first` on close-on-exec.

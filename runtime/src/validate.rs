@@ -6,6 +6,7 @@ use std::path::{Component, Path};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use crate::error::{Error, Result};
+use crate::mounts::options::{MountKind, MountPlan};
 use crate::namespaces::{Kind, Source};
 
 type Check = fn(&Spec) -> Result<()>;
@@ -117,9 +118,26 @@ fn id_maps(spec: &Spec) -> Result<()> {
             }
         }
     }
-    for mount in spec.mounts().iter().flatten() {
-        if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-            return Err(Error::unsupported("mounts[].uidMappings", "not offered"));
+    Ok(())
+}
+
+/// ID-mapped mounts without mappings of their own take those of the container's user namespace, and only a filesystem
+/// that is the container's alone may be changed.
+pub(crate) fn mounts(mounts: &[MountPlan], namespaces: &BTreeMap<Kind, Source>) -> Result<()> {
+    let mut mapped = mounts.iter().enumerate().filter_map(|(i, mount)| Some((i, mount.idmap.as_ref()?)));
+    let user_namespace = namespaces.contains_key(&Kind::User);
+    if let Some((i, _)) = mapped.find(|(_, idmap)| idmap.uids.is_empty() && !user_namespace) {
+        let field = format!("mounts[{i}].uidMappings");
+        return Err(Error::invalid(field, "is required without a user namespace"));
+    }
+    for (i, mount) in mounts.iter().enumerate() {
+        let MountKind::Remount { filesystem: Some(_) } = &mount.kind else {
+            continue;
+        };
+        let before = mounts[..i].iter().rfind(|before| before.destination == mount.destination);
+        if !before.is_some_and(|m| matches!(&m.kind, MountKind::New { fs, .. } if fs == "tmpfs")) {
+            let field = format!("mounts[{i}].options: remount");
+            return Err(Error::unsupported(field, "without bind is for a tmpfs of an earlier entry"));
         }
     }
     Ok(())

@@ -366,6 +366,11 @@ impl Cgroup {
         self.tree.root_path.join(&self.path)
     }
 
+    /// Where the cgroup2 hierarchy is mounted; meaningless on the legacy layout.
+    pub(crate) fn unified_root(&self) -> PathBuf {
+        self.tree.root_path.clone()
+    }
+
     /// How the host arranges its cgroups.
     pub fn layout(&self) -> Layout {
         self.tree.layout

@@ -7,6 +7,7 @@ use rustix::fs::{
     AtFlags, CWD, Dev, FileType, Gid, Mode, Uid, chmodat, chownat, makedev, mknodat, statat, symlinkat,
 };
 
+use super::api;
 use super::beneath::{self, Links};
 use crate::error::{Call, Error, Kind, Result, Step};
 use crate::plan::{DeviceKind, DevicePlan};
@@ -50,6 +51,8 @@ fn make_node(root: &OwnedFd, device: &DevicePlan) -> Result<()> {
                 false => Err(Error::new(Kind::AlreadyExists, "something else is there")),
             };
         }
+        // In a user namespace around us nodes cannot be made either.
+        Err(rustix::io::Errno::PERM) => return bind(root, device),
         Err(e) => return Err(e).call(|| format!("mknodat({name:?}, {number:#x})")),
     }
     // The umask and the caller's IDs had their say above. Nobody else can have replaced the node:
@@ -63,12 +66,12 @@ fn make_node(root: &OwnedFd, device: &DevicePlan) -> Result<()> {
 
 /// In a user namespace nodes cannot be made: the host's are bound.
 fn bind(root: &OwnedFd, device: &DevicePlan) -> Result<()> {
-    let mount = super::clone_tree(CWD, &device.path, false)?;
+    let mount = api::bind(CWD, &device.path, false)?;
     let place = beneath::ensure_file(root, &device.path, Links::Refuse)?;
-    super::attach(&mount, &place, Path::new(""))
+    mount.attach(root, &place).map(drop)
 }
 
-/// Makes the standard links, in a `/dev` that is ours.
+/// Makes the standard links, in a `/dev` that is not bound.
 pub(super) fn links(root: &OwnedFd) -> Result<()> {
     let dev = beneath::ensure_directory(root, Path::new("/dev"), Links::Refuse)?;
     for (name, target) in LINKS {

@@ -1,40 +1,60 @@
 //! The container's view of files: its root, what is mounted in it, what is hidden.
 //!
 //! Everything happens in the child's new mount namespace, by descriptor: a mount is made
-//! detached, then moved to a place that was resolved below the root. The host's mount table never
-//! shows any of it.
+//! detached, then moved to a place that was resolved below the root ([`api`] says how without the mount API). The
+//! host's mount table never shows any of it.
+//!
+//! ```text
+//!   root::attach_root     the root, on top of what it is made from
+//!   populate              the spec's mounts in order, devices, links, sysctls
+//!     idmap::ask            the parent: ID-mapped mounts, sources that a user namespace cannot reach
+//!   late::apply           what is read-only but had to be filled first
+//!   hide::protect         masks, read-only paths, the root
+//!   root::pivot           the host's root is let go of
+//! ```
 
+pub(crate) mod api;
 pub(crate) mod beneath;
+mod cgroup;
+mod copyup;
 mod devices;
+mod hide;
+pub(crate) mod idmap;
+pub(crate) mod late;
+mod mountinfo;
 pub(crate) mod options;
+mod root;
+mod walk;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::libc;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, fstatfs, open};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
-    UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change,
-    move_mount, open_tree, unmount,
-};
+use nix::mount::MsFlags;
+use rustix::fs::{AtFlags, CWD, FileType, OFlags, StatxAttributes, fstat};
+
+pub(crate) use cgroup::CgroupView;
+pub(crate) use hide::protect;
+pub(crate) use root::{attach_root, cover, pivot, private_proc, proc_before_joining, propagate};
 
 use crate::error::{Call, Error, Kind, Result, Step};
+use crate::namespaces;
 use crate::plan::Plan;
-use crate::sys;
+use crate::protocol::Channel;
+use api::{Filesystem, Pending};
 use beneath::Links;
-use options::{Attributes, MountKind, MountPlan, NODEV, NOEXEC, NOSUID, READ_ONLY};
+use options::{Attributes, Data, MountKind, MountPlan, READ_ONLY};
 
 /// Where a container's root comes from.
 #[derive(Debug)]
 pub enum Root {
     /// A directory of the host's, bound with the mounts below it.
     Path(PathBuf),
-    /// A detached mount, for example of an overlay made by the caller.
+    /// A detached mount, for example of an overlay made by the caller. Needs the mount API.
     Mount(OwnedFd),
 }
 
-/// A mount made by the caller, to be moved into place.
+/// A mount made by the caller, to be moved into place. Needs the mount API.
 #[derive(Debug)]
 pub struct DetachedMount {
     /// From fsmount(2) or open_tree(2).
@@ -45,61 +65,27 @@ pub struct DetachedMount {
     pub read_only: bool,
 }
 
-/// What the cgroup mount of a container shows.
-#[derive(Clone, Debug, Default)]
-pub(crate) enum CgroupView {
-    /// Nothing is known: an empty directory.
-    #[default]
-    None,
-    /// The cgroup2 directory.
-    Unified(PathBuf),
-    /// name → directory of a v1 hierarchy, or `unified`.
-    Hierarchies(Vec<(String, PathBuf)>),
-}
-
 /// Source: include/uapi/linux/magic.h.
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
-/// Attaches the root to this mount namespace: a directory on itself, where hooks look for it, and anything else on
-/// top of the host's root. So that without a pivot, which nothing but the top can do without. Nothing the host mounts
-/// later reaches it, and nothing mounted here reaches the host.
-pub(crate) fn attach_root(root: Root, pivot: bool) -> Result<OwnedFd> {
-    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
-        .call(|| "mount(\"/\", MS_SLAVE|MS_REC)".into())?;
-    let (root, place) = match root {
-        Root::Path(path) => {
-            let place = open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-                .call(|| format!("open({path:?})"))
-                .step("attach the root")?;
-            (clone_tree(&place, Path::new(""), true)?, Some(place))
-        }
-        Root::Mount(fd) => (fd, None),
-    };
-    sys::mount_setattr(root.as_fd(), true, 0, 0, libc::MS_PRIVATE)?;
-    match place.filter(|_| pivot) {
-        Some(place) => attach(&root, &place, Path::new("")),
-        None => attach(&root, CWD, Path::new("/")),
-    }
-    .step("attach the root")?;
-    Ok(root)
-}
-
-/// Makes the plan's mounts and the caller's, in order, then devices and links.
+/// Makes the plan's mounts and the caller's, in order, then devices and links. `channel` leads to
+/// the parent. Returned is what is to be done once nothing more is made in the mounts.
 pub(crate) fn populate(
     root: &OwnedFd,
     plan: &Plan,
     detached: Vec<DetachedMount>,
     cgroup: &CgroupView,
     proc: &OwnedFd,
-) -> Result<()> {
+    channel: &Channel,
+) -> Result<Vec<late::Change>> {
     enum Item<'a> {
-        Plan(&'a MountPlan),
+        Plan(usize, &'a MountPlan),
         Detached(DetachedMount),
     }
     let depth = |path: &Path| path.components().count();
     let mut items: Vec<(usize, Item)> = Vec::new();
-    for mount in &plan.mounts {
-        items.push((depth(&mount.destination), Item::Plan(mount)));
+    for (index, mount) in plan.mounts.iter().enumerate() {
+        items.push((depth(&mount.destination), Item::Plan(index, mount)));
     }
     // The spec's order is the law, until others' mounts have to find their place among its own.
     if !detached.is_empty() {
@@ -108,16 +94,33 @@ pub(crate) fn populate(
         }
         items.sort_by_key(|(depth, _)| *depth);
     }
-    let mut dev_is_ours = false;
+    let user_namespace = plan.separate(namespaces::Kind::User);
+    let mut later = Vec::new();
     for (_, item) in items {
         match item {
-            Item::Plan(mount) => {
+            Item::Plan(index, mount) => {
                 let shown = mount.destination.display();
-                let label = plan.mount_label.as_deref();
-                mount_one(root, mount, label, cgroup)
-                    .step(format!("mount {} on {shown}", mount.kind.name()))?;
-                dev_is_ours |=
-                    mount.destination == Path::new("/dev") && matches!(mount.kind, MountKind::New { .. });
+                let what = mount.kind.name();
+                let change = match &mount.kind {
+                    MountKind::Bind { source: path, recursive } => {
+                        let made = match mount.idmap {
+                            Some(_) => idmap::ask(channel, index).map(Pending::Detached),
+                            None => match api::bind(CWD, path, *recursive) {
+                                Err(e) if user_namespace && api::modern() && e.kind() == Kind::Denied => {
+                                    idmap::ask(channel, index).map(Pending::Detached)
+                                }
+                                other => other,
+                            },
+                        };
+                        made.and_then(|made| bind(root, mount, made)).map(|()| None)
+                    }
+                    MountKind::New { .. } => new(root, mount, plan.mount_label.as_deref(), user_namespace),
+                    MountKind::Remount { filesystem } => {
+                        remount(root, mount, filesystem.as_ref()).map(|()| None)
+                    }
+                    MountKind::Cgroup => cgroup::mount(root, mount, cgroup),
+                };
+                later.extend(change.step(format!("mount {what} on {shown}"))?);
             }
             Item::Detached(mount) => {
                 let shown = mount.destination.display().to_string();
@@ -125,62 +128,14 @@ pub(crate) fn populate(
             }
         }
     }
-    devices::make(root, &plan.devices, plan.separate(crate::namespaces::Kind::User))?;
-    if dev_is_ours {
+    // A `/dev` that is bound has what it has: it may be the host's own.
+    let on_dev = plan.mounts.iter().rfind(|mount| mount.destination == Path::new("/dev"));
+    if !on_dev.is_some_and(|mount| matches!(mount.kind, MountKind::Bind { .. })) {
+        devices::make(root, &plan.devices, user_namespace)?;
         devices::links(root)?;
     }
-    set_sysctls(proc, plan)
-}
-
-/// Hides and protects paths, then makes the root what the plan says.
-pub(crate) fn protect(root: &OwnedFd, plan: &Plan) -> Result<()> {
-    for path in &plan.read_only_paths {
-        make_read_only(root, path).step(format!("make {} read-only", path.display()))?;
-    }
-    if !plan.masked_paths.is_empty() {
-        let null = devices::verified_null(root).step("mask paths")?;
-        for path in &plan.masked_paths {
-            hide(root, path, &null).step(format!("mask {}", path.display()))?;
-        }
-    }
-    if plan.root_read_only {
-        sys::mount_setattr(root.as_fd(), false, READ_ONLY, 0, 0).step("make the root read-only")?;
-    }
-    Ok(())
-}
-
-/// Makes `root` this process's root and lets go of the host's.
-///
-/// Source: pivot_root(2), "pivot_root(".", ".")".
-pub(crate) fn pivot(root: &OwnedFd) -> Result<()> {
-    let host = open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .call(|| "open(\"/\")".into())?;
-    rustix::process::fchdir(root).call(|| "fchdir(root)".into())?;
-    rustix::process::pivot_root(".", ".").call(|| "pivot_root(\".\", \".\")".into())?;
-    // The host's root now lies on top of ours. Its unmounting must not reach the host.
-    rustix::process::fchdir(&host).call(|| "fchdir(host root)".into())?;
-    mount_change(".", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
-        .call(|| "mount(\".\", MS_SLAVE|MS_REC)".into())?;
-    unmount(".", UnmountFlags::DETACH).call(|| "umount2(\".\", MNT_DETACH)".into())?;
-    rustix::process::chdir("/").call(|| "chdir(\"/\")".into())
-}
-
-/// Makes `root`, which [`attach_root`] put on top of the host's, this process's root. The host's stays mounted beneath, as in
-/// an initial ramdisk it must; chroot(2) keeps paths from it.
-pub(crate) fn cover(root: &OwnedFd) -> Result<()> {
-    rustix::process::fchdir(root).call(|| "fchdir(root)".into())?;
-    rustix::process::chroot(".").call(|| "chroot(\".\")".into())?;
-    rustix::process::chdir("/").call(|| "chdir(\"/\")".into())
-}
-
-/// A procfs that nobody else has mounted: what is written through it goes where its name says
-/// (CVE-2025-52881).
-pub(crate) fn private_proc() -> Result<OwnedFd> {
-    let proc = new_filesystem("proc", None, &[], NOSUID | NODEV | NOEXEC)?;
-    // A mount's descriptor is O_PATH; reading links and opening below it works with that.
-    let fs = fstatfs(&proc).call(|| "fstatfs(proc)".into())?;
-    assert_eq!(fs.f_type as i64, PROC_SUPER_MAGIC, "fsopen(proc) makes a procfs");
-    Ok(proc)
+    set_sysctls(proc, plan)?;
+    Ok(later)
 }
 
 impl MountKind {
@@ -188,56 +143,124 @@ impl MountKind {
         match self {
             MountKind::Bind { source, .. } => source.display().to_string(),
             MountKind::New { fs, .. } => fs.clone(),
-            MountKind::Cgroup => "cgroup".into(),
+            MountKind::Remount { .. } => "anew".to_string(),
+            MountKind::Cgroup => "cgroup".to_string(),
         }
     }
 }
 
-fn mount_one(root: &OwnedFd, plan: &MountPlan, label: Option<&str>, cgroup: &CgroupView) -> Result<()> {
-    let (mount, links) = match &plan.kind {
-        MountKind::Bind { source, recursive } => (clone_tree(CWD, source, *recursive)?, Links::Follow),
-        MountKind::New { fs, source, data } => {
-            let mut data = data.clone();
-            // Kernel interfaces are labelled by the policy. Source: mount(8), "context=".
-            if let (Some(label), false) = (label, ["proc", "sysfs", "mqueue"].contains(&fs.as_str())) {
-                data.push(("context".into(), Some(label.into())));
+fn bind(root: &OwnedFd, plan: &MountPlan, mut mount: Pending) -> Result<()> {
+    let place = place_for(root, &mount, &plan.destination)?;
+    refuse_place(root, &place, plan, mount.is_proc()?)?;
+    finish(&mut mount, plan, plan.attributes)?;
+    mount.attach(root, &place).map(drop)
+}
+
+fn new(
+    root: &OwnedFd,
+    plan: &MountPlan,
+    label: Option<&str>,
+    user_namespace: bool,
+) -> Result<Option<late::Change>> {
+    let MountKind::New { fs, source, data, superblock, copy_up } = &plan.kind else {
+        unreachable!("called for new filesystems");
+    };
+    let on_dev = plan.destination.starts_with("/dev");
+    // A kernel interface must be where its name says, not where the image leads it.
+    let links = if fs == "tmpfs" && !on_dev { Links::Follow } else { Links::Refuse };
+    let mut data = data.clone();
+    let place = match beneath::locate(root, &plan.destination, links) {
+        Ok(place) => {
+            // It keeps the mode of what it covers, unless it is told another.
+            if fs == "tmpfs" && !data.iter().any(|(key, _)| key == "mode") {
+                let mode = fstat(&place).call(|| "fstat(destination)".into())?.st_mode & 0o7777;
+                data.push(("mode".to_string(), Some(format!("{mode:04o}"))));
             }
-            let mount = new_filesystem(fs, source.as_deref(), &data, 0)?;
-            // A kernel interface must be where its name says, not where the image leads it.
-            let links = match fs.as_str() {
-                "tmpfs" if !plan.destination.starts_with("/dev") => Links::Follow,
-                _ => Links::Refuse,
-            };
-            (mount, links)
+            beneath::directory(place, &plan.destination)?
         }
-        MountKind::Cgroup => return mount_cgroup(root, plan, cgroup),
+        Err(e) if e.kind() == Kind::NotFound => beneath::ensure_directory(root, &plan.destination, links)?,
+        Err(e) => return Err(e),
     };
-    let place = place_for(root, &mount, &plan.destination, links)?;
-    if !matches!(&plan.kind, MountKind::New { fs, .. } if fs == "proc") {
-        refuse_procfs(&place, plan)?;
+    // Kernel interfaces are labelled by the policy. Source: mount(8), "context=".
+    if let (Some(label), false) = (label, ["proc", "sysfs", "mqueue"].contains(&fs.as_str())) {
+        data.push(("context".into(), Some(label.into())));
     }
-    finish(&mount, plan)?;
-    attach(&mount, &place, Path::new(""))
-}
-
-/// Sets attributes and propagation of a mount still detached.
-fn finish(mount: &OwnedFd, plan: &MountPlan) -> Result<()> {
-    let set = |recursive: bool, a: Attributes| {
-        if a.is_empty() {
-            return Ok(());
+    refuse_place(root, &place, plan, fs == "proc")?;
+    let late = fs == "tmpfs" || plan.destination == Path::new("/dev");
+    let (now, later) = if late { late::split(plan.attributes) } else { (plan.attributes, None) };
+    let new =
+        Filesystem { fs, source: source.as_deref(), data: &data, superblock: *superblock, attributes: 0 };
+    let made = api::new_filesystem(&new).and_then(|mut mount| {
+        finish(&mut mount, plan, now)?;
+        mount.attach(root, &place)
+    });
+    let mount = match (made, host_instance(fs)) {
+        // Of another's network or IPC namespace, which this user namespace has no rights over.
+        (Err(e), Some(path)) if user_namespace && e.kind() == Kind::Denied => {
+            let mut mount = api::bind(CWD, path, true).map_err(|_| e)?;
+            mount.set(true, plan.attributes)?;
+            finish(&mut mount, plan, Attributes::default())?;
+            mount.attach(root, &place)?
         }
-        sys::mount_setattr(mount.as_fd(), recursive, a.set, a.clear, 0)
+        (made, _) => made?,
     };
-    set(false, plan.attributes)?;
-    set(true, plan.attributes_recursive)?;
-    let (propagation, recursive) = plan.propagation.unwrap_or((libc::MS_PRIVATE, true));
-    sys::mount_setattr(mount.as_fd(), recursive, 0, 0, propagation)
+    if *copy_up {
+        copyup::copy(&place, &mount).step("tmpcopyup")?;
+    }
+    let destination = || plan.destination.clone();
+    Ok(later.map(|attributes| late::Change { mount, destination: destination(), attributes }))
 }
 
-/// A bind over a file of procfs would mask or fake what the runtime and the container rely on.
-/// Those that tools like lxcfs provide are let through.
-fn refuse_procfs(place: &OwnedFd, plan: &MountPlan) -> Result<()> {
-    const ALLOWED: [&str; 8] = [
+/// Where the host has the filesystem of which each namespace has one.
+fn host_instance(fs: &str) -> Option<&'static Path> {
+    match fs {
+        "sysfs" => Some(Path::new("/sys")),
+        "mqueue" => Some(Path::new("/dev/mqueue")),
+        _ => None,
+    }
+}
+
+/// Changes what is mounted already.
+fn remount(root: &OwnedFd, plan: &MountPlan, filesystem: Option<&(u64, Data)>) -> Result<()> {
+    let mount = beneath::locate(root, &plan.destination, Links::Follow)?;
+    refuse_place(root, &mount, plan, api::is_proc(&mount)?)?;
+    if !api::identity(&mount)?.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        return Err(Error::new(Kind::Invalid, "remount: nothing is mounted there"));
+    }
+    if let Some((flags, data)) = filesystem {
+        let words = data.iter().map(|(key, value)| match value {
+            Some(value) => format!("{key}={value}"),
+            None => key.clone(),
+        });
+        let data = words.collect::<Vec<_>>().join(",");
+        let flags = api::remount_flags(&mount, plan.attributes)? | MsFlags::from_bits_retain(*flags);
+        let flags = flags | MsFlags::MS_REMOUNT;
+        nix::mount::mount(None::<&str>, &api::name_of(&mount)?, None::<&str>, flags, Some(data.as_str()))
+            .call(|| format!("mount(NULL, place, {flags:?}, {data:?})"))?;
+    } else {
+        api::set(root, &mount, false, plan.attributes)?;
+    }
+    api::set(root, &mount, true, plan.attributes_recursive)?;
+    for (how, recursive) in &plan.propagation {
+        api::propagate(&mount, *recursive, *how)?;
+    }
+    Ok(())
+}
+
+/// Sets attributes and propagation of a mount not yet in place.
+fn finish(mount: &mut Pending, plan: &MountPlan, attributes: Attributes) -> Result<()> {
+    mount.set(false, attributes)?;
+    mount.set(true, plan.attributes_recursive)?;
+    if plan.propagation.is_empty() {
+        return mount.propagate(true, libc::MS_PRIVATE);
+    }
+    plan.propagation.iter().try_for_each(|(how, recursive)| mount.propagate(*recursive, *how))
+}
+
+/// The root stays what it is, and a bind over a file of procfs would mask or fake what the runtime and the container
+/// rely on. Those that tools like lxcfs provide are let through.
+fn refuse_place(root: &OwnedFd, place: &OwnedFd, plan: &MountPlan, shows_proc: bool) -> Result<()> {
+    const ALLOWED: [&str; 10] = [
         "/proc/cpuinfo",
         "/proc/diskstats",
         "/proc/meminfo",
@@ -246,108 +269,50 @@ fn refuse_procfs(place: &OwnedFd, plan: &MountPlan) -> Result<()> {
         "/proc/uptime",
         "/proc/loadavg",
         "/proc/slabinfo",
+        "/proc/sys/kernel/ns_last_pid",
+        "/proc/sys/crypto/fips_enabled",
     ];
-    let fs = fstatfs(place).call(|| "fstatfs(destination)".into())?;
+    let (top, there) = (api::identity(root)?, api::identity(place)?);
+    if (top.stx_mnt_id, top.stx_ino) == (there.stx_mnt_id, there.stx_ino) {
+        return Err(Error::new(Kind::Invalid, "the destination is the root itself"));
+    }
+    let on_proc = plan.destination == Path::new("/proc");
+    if on_proc && !shows_proc {
+        return Err(Error::new(Kind::Invalid, "only a procfs may be on /proc"));
+    }
     let allowed = ALLOWED.iter().any(|a| plan.destination == Path::new(a));
-    if fs.f_type as i64 == PROC_SUPER_MAGIC && !allowed {
+    if api::is_proc(place)? && !allowed && !on_proc {
         return Err(Error::new(Kind::Invalid, "the destination is in a procfs"));
     }
     Ok(())
 }
 
 fn place_detached(root: &OwnedFd, mount: DetachedMount) -> Result<()> {
-    let place = place_for(root, &mount.fd, &mount.destination, Links::Follow)?;
-    let fs = fstatfs(&place).call(|| "fstatfs(destination)".into())?;
-    if fs.f_type as i64 == PROC_SUPER_MAGIC {
+    let mut pending = api::given(mount.fd)?;
+    let place = place_for(root, &pending, &mount.destination)?;
+    if api::is_proc(&place)? {
         return Err(Error::new(Kind::Invalid, "the destination is in a procfs"));
     }
-    let set = if mount.read_only { READ_ONLY } else { 0 };
-    sys::mount_setattr(mount.fd.as_fd(), true, set, 0, libc::MS_PRIVATE)?;
-    attach(&mount.fd, &place, Path::new(""))
+    if mount.read_only {
+        pending.set(true, Attributes::set(READ_ONLY))?;
+    }
+    pending.propagate(true, libc::MS_PRIVATE)?;
+    pending.attach(root, &place).map(drop)
 }
 
 /// The place for a mount: a directory for a directory, a file for a file, made if missing.
-fn place_for(root: &OwnedFd, mount: &OwnedFd, destination: &Path, links: Links) -> Result<OwnedFd> {
-    let stat = fstat(mount).call(|| "fstat(mount)".into())?;
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => beneath::ensure_directory(root, destination, links),
-        _ => beneath::ensure_file(root, destination, links),
+fn place_for(root: &OwnedFd, mount: &Pending, destination: &Path) -> Result<OwnedFd> {
+    match mount.file_type()? {
+        FileType::Directory => beneath::ensure_directory(root, destination, Links::Follow),
+        _ => beneath::ensure_file(root, destination, Links::Follow),
     }
-}
-
-fn mount_cgroup(root: &OwnedFd, plan: &MountPlan, view: &CgroupView) -> Result<()> {
-    let place = beneath::ensure_directory(root, &plan.destination, Links::Refuse)?;
-    if let CgroupView::Unified(path) = view {
-        let mount = clone_tree(CWD, path, false)?;
-        finish(&mount, plan)?;
-        return attach(&mount, &place, Path::new(""));
-    }
-    // v1: a directory with one entry for each hierarchy that the container is in.
-    let data = [("mode".to_string(), Some("755".to_string()))];
-    let top = new_filesystem("tmpfs", Some("cgroup"), &data, NOSUID | NODEV | NOEXEC)?;
-    attach(&top, &place, Path::new(""))?;
-    if let CgroupView::Hierarchies(hierarchies) = view {
-        for (name, path) in hierarchies {
-            let mount = clone_tree(CWD, path, false)?;
-            finish(&mount, plan)?;
-            rustix::fs::mkdirat(&top, name, Mode::from_raw_mode(0o755))
-                .call(|| format!("mkdirat({name:?})"))?;
-            attach(&mount, &top, Path::new(name))?;
-        }
-    }
-    finish(&top, plan)
-}
-
-fn make_read_only(root: &OwnedFd, path: &Path) -> Result<()> {
-    let place = match beneath::locate(root, path, protection_links(path)) {
-        Err(e) if e.kind() == Kind::NotFound => return Ok(()),
-        other => other?,
-    };
-    let mount = clone_tree(&place, Path::new(""), true)?;
-    sys::mount_setattr(mount.as_fd(), true, READ_ONLY, 0, 0)?;
-    attach(&mount, &place, Path::new(""))
-}
-
-/// In kernel interfaces no link is to be expected, and one would be an attack.
-fn protection_links(path: &Path) -> Links {
-    let kernel = ["/proc", "/sys", "/dev"].iter().any(|top| path.starts_with(top));
-    if kernel { Links::Refuse } else { Links::Follow }
-}
-
-/// Covers `path`: a directory with an empty one, a file with `null`, the container's `/dev/null`.
-fn hide(root: &OwnedFd, path: &Path, null: &OwnedFd) -> Result<()> {
-    let place = match beneath::locate(root, path, protection_links(path)) {
-        Err(e) if e.kind() == Kind::NotFound => return Ok(()),
-        other => other?,
-    };
-    let stat = fstat(&place).call(|| "fstat(place)".into())?;
-    let mount = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => {
-            let data = [("nr_inodes".to_string(), Some("1".to_string()))];
-            new_filesystem("tmpfs", Some("mask"), &data, READ_ONLY | NOSUID | NODEV | NOEXEC)?
-        }
-        _ => {
-            let mount = clone_tree(null, Path::new(""), false)?;
-            sys::mount_setattr(mount.as_fd(), false, NOSUID | NOEXEC, 0, 0)?;
-            mount
-        }
-    };
-    attach(&mount, &place, Path::new(""))
 }
 
 fn set_sysctls(proc: &OwnedFd, plan: &Plan) -> Result<()> {
-    use rustix::fs::{ResolveFlags, openat2};
     for (name, value) in &plan.sysctls {
         let path = Path::new("sys").join(name);
         let set = || -> Result<()> {
-            let file = openat2(
-                proc,
-                &path,
-                OFlags::WRONLY | OFlags::CLOEXEC,
-                Mode::empty(),
-                ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV,
-            )
-            .call(|| format!("openat2(proc, {path:?}, BENEATH|NO_SYMLINKS|NO_XDEV)"))?;
+            let file = beneath::open_proc(proc, &path, OFlags::WRONLY)?;
             rustix::io::write(&file, value.as_bytes())
                 .call(|| format!("write({path:?}, {value:?})"))
                 .map(drop)
@@ -355,51 +320,6 @@ fn set_sysctls(proc: &OwnedFd, plan: &Plan) -> Result<()> {
         set().step(format!("set sysctl {}", name.display()))?;
     }
     Ok(())
-}
-
-/// A new detached mount of a new filesystem.
-fn new_filesystem(
-    fs: &str,
-    source: Option<&str>,
-    data: &[(String, Option<String>)],
-    attributes: u64,
-) -> Result<OwnedFd> {
-    let context = fsopen(fs, FsOpenFlags::FSOPEN_CLOEXEC).call(|| format!("fsopen({fs:?})"))?;
-    if let Some(source) = source {
-        fsconfig_set_string(&context, "source", source)
-            .call(|| format!("fsconfig({fs}, \"source\", {source:?})"))?;
-    }
-    for (key, value) in data {
-        match value {
-            Some(value) => fsconfig_set_string(&context, key.as_str(), value.as_str())
-                .call(|| format!("fsconfig({fs}, {key:?}, {value:?})"))?,
-            None => fsconfig_set_flag(&context, key.as_str()).call(|| format!("fsconfig({fs}, {key:?})"))?,
-        }
-    }
-    fsconfig_create(&context).call(|| format!("fsconfig({fs}, CMD_CREATE)"))?;
-    let attributes = MountAttrFlags::from_bits_retain(attributes as u32);
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).call(|| format!("fsmount({fs})"))
-}
-
-/// A detached copy of the mount at a path, or of what `dir` is if the path is empty.
-pub(crate) fn clone_tree(dir: impl AsFd, path: &Path, recursive: bool) -> Result<OwnedFd> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    if recursive {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-    }
-    if path.as_os_str().is_empty() {
-        flags |= OpenTreeFlags::AT_EMPTY_PATH;
-    }
-    open_tree(dir, path, flags).call(|| format!("open_tree({path:?}, CLONE)"))
-}
-
-/// Moves a detached mount to a place.
-pub(crate) fn attach(mount: &OwnedFd, dir: impl AsFd, path: &Path) -> Result<()> {
-    let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    if path.as_os_str().is_empty() {
-        flags |= MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    }
-    move_mount(mount, "", dir, path, flags).call(|| format!("move_mount(mount, {path:?})"))
 }
 
 /// Whether `fd` is the character device (major, minor).

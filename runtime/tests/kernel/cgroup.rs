@@ -197,6 +197,12 @@ fn legacy_layout() {
     let hybrid = std::path::Path::new("/sys/fs/cgroup/unified");
     let point = if hybrid.exists() { hybrid } else { std::path::Path::new("/sys/fs/cgroup") };
     umount2(point, MntFlags::MNT_DETACH).unwrap();
+    if crate::harness::lacks("fsopen") {
+        // mount(2) would show it to all.
+        let error = Cgroup::create(format!("/{}", crate::fixture::unique("cgroup"))).unwrap_err();
+        assert_eq!(error.kind(), runtime::Kind::Unsupported, "{error}");
+        return;
+    }
     let group = Group::new();
     assert_eq!(group.0.layout(), Layout::Legacy);
     let running = Case::new(&["spawn-sleepers 2", "sleep"]).cgroup(&group).start();

@@ -128,10 +128,22 @@ fn binds_and_detached_mounts() {
     for (path, read_only) in [("/volume", false), ("/fixed", true), ("/data/deep/inner", false)] {
         std::fs::create_dir_all(host.0.join("inner")).unwrap();
         case.mounts.push(runtime::container::DetachedMount {
-            fd: tmpfs("name", "mine"),
+            fd: match crate::harness::lacks("move_mount") {
+                true => std::fs::File::open("/").unwrap().into(),
+                false => tmpfs("name", "mine"),
+            },
             destination: path.into(),
             read_only,
         });
+    }
+    if crate::harness::lacks("move_mount") {
+        let error = case.run().unwrap_err();
+        assert_eq!(error.kind(), runtime::Kind::Unsupported);
+        assert!(
+            error.to_string().contains("a mount made by the caller: move_mount(2) is missing"),
+            "{error}"
+        );
+        return;
     }
     let outcome = case.run().unwrap();
     assert_eq!(outcome.answer(0), "bound");

@@ -120,6 +120,30 @@ impl Case {
         self
     }
 
+    /// One more entry of `mounts`.
+    pub fn mount(self, typ: &str, source: &Path, destination: &str, options: &str) -> Self {
+        let options: Vec<&str> = options.split(' ').filter(|option| !option.is_empty()).collect();
+        self.set(
+            "/mounts/-",
+            json!({"type": typ, "source": source, "destination": destination, "options": options}),
+        )
+    }
+
+    /// In a user namespace whose IDs begin at 100000, with a root that is its root user's.
+    pub fn in_user_namespace(self) -> Self {
+        std::os::unix::fs::chown(&self.root.0, Some(100000), Some(100000)).unwrap();
+        let map = json!([{"containerID": 0, "hostID": 100000, "size": 65536}]);
+        self.set("/linux/namespaces/-", json!({"type": "user"}))
+            .set("/linux/uidMappings", map.clone())
+            .set("/linux/gidMappings", map)
+    }
+
+    /// With these capabilities.
+    pub fn capable(self, names: &[&str]) -> Self {
+        let sets = json!({"bounding": names, "effective": names, "permitted": names});
+        self.set("/process/capabilities", sets)
+    }
+
     pub fn cgroup(mut self, group: &Group) -> Self {
         self.cgroup = Some(group.0.clone());
         self
@@ -132,7 +156,7 @@ impl Case {
 
     pub fn request(&mut self, stdio: Stdio) -> Result<CreateRequest> {
         let mut mounts = std::mem::take(&mut self.mounts);
-        let program = std::env::current_exe().unwrap();
+        let program = crate::harness::binary();
         let mut spec = self.spec.clone();
         // Detached mounts are of the mount API; without it the spec has them all.
         if crate::harness::lacks("move_mount") {

@@ -1,8 +1,8 @@
 //! Runs tests in processes of their own, a few at a time, and prints what libtest would.
 //!
 //! Each runs once as it is, and once more for each of [`AGAIN`]: with those system calls answering `ENOSYS`, as an
-//! older kernel or a filter around us has it, which proves the fallbacks. `PODYARD_WITHOUT=openat2` (a set of
-//! [`SETS`], or names of system calls, with commas) makes one run without them instead.
+//! older kernel has it, or `EPERM`, as a filter around us, which proves the fallbacks. `PODYARD_WITHOUT=openat2` (sets
+//! of [`SETS`], or names of system calls, with commas, and `:EPERM` at the end) makes one run without them instead.
 
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Mutex, OnceLock};
@@ -32,7 +32,7 @@ pub const SETS: &[(&str, &[&str])] = &[
 ];
 
 /// Those of [`SETS`] that every run of the tests tries: the ones whose fallbacks are complete.
-pub const AGAIN: &[&str] = &[];
+pub const AGAIN: &[&str] = &["openat2", "mount-api", "openat2,mount-api:EPERM"];
 
 /// What this test process does without.
 static LACKING: OnceLock<Vec<String>> = OnceLock::new();
@@ -42,18 +42,22 @@ pub fn lacks(call: &str) -> bool {
     LACKING.get().is_some_and(|calls| calls.iter().any(|c| c == call))
 }
 
-/// The system calls that `without`, words with commas between them, names.
-fn calls(without: &str) -> Vec<String> {
+/// The system calls that `without` names, and what they answer.
+fn calls(without: &str) -> (Vec<String>, i32) {
+    let (without, errno) = match without.strip_suffix(":EPERM") {
+        Some(rest) => (rest, nix::libc::EPERM),
+        None => (without, nix::libc::ENOSYS),
+    };
     let set = |word: &str| SETS.iter().find(|(name, _)| *name == word).map(|(_, calls)| calls.to_vec());
     let words = without.split(',').filter(|word| !word.is_empty());
-    words.flat_map(|word| set(word).unwrap_or(vec![word])).map(str::to_string).collect()
+    (words.flat_map(|word| set(word).unwrap_or(vec![word])).map(str::to_string).collect(), errno)
 }
 
 pub fn run_one(tests: &[Test], name: &str, without: &str) {
     let (_, body) = tests.iter().find(|(n, _)| *n == name).expect("a test");
-    let calls = calls(without);
+    let (calls, errno) = calls(without);
     if !calls.is_empty() {
-        crate::failure::answer(&calls, nix::libc::ENOSYS);
+        crate::failure::answer(&calls, errno);
     }
     LACKING.set(calls).unwrap();
     body();
@@ -119,6 +123,14 @@ pub fn run_all(tests: &[Test], args: &[String]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// This program's file, also where it runs from a copy.
+pub fn binary() -> std::path::PathBuf {
+    std::env::var_os(BINARY).expect("set by run").into()
+}
+
+/// Names [`binary`].
+const BINARY: &str = "PODYARD_TEST_BINARY";
+
 fn title(name: &str, without: &str) -> String {
     if without.is_empty() { name.to_string() } else { format!("{name} (without {without})") }
 }
@@ -128,6 +140,7 @@ fn run(name: &str, without: &str) -> (bool, String) {
     let file = output.try_clone().unwrap();
     let mut child = Command::new("/proc/self/exe")
         .args(["--run", name, without])
+        .env(BINARY, std::env::current_exe().unwrap())
         .stdin(Stdio::null())
         .stdout(file.try_clone().unwrap())
         .stderr(file)

@@ -13,8 +13,10 @@ mod fixture;
 mod harness;
 mod hooks;
 mod hostile;
+mod mounts;
 mod namespaces;
 mod program;
+mod propagation;
 mod resources;
 mod restrictions;
 mod seccomp;
@@ -23,6 +25,8 @@ fn main() -> std::process::ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let tests = [
         container::TESTS,
+        mounts::TESTS,
+        propagation::TESTS,
         restrictions::TESTS,
         exec::TESTS,
         cgroup::TESTS,

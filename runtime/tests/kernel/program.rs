@@ -115,6 +115,21 @@ fn run(words: &[&str]) -> std::io::Result<String> {
             mount(Some("t"), "/", Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
             "mounted".into()
         }
+        ["mount-tmpfs", path] => {
+            use nix::mount::{MsFlags, mount};
+            mount(Some("inside"), *path, Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
+            "mounted".into()
+        }
+        // Options of the mount at a path, its propagation, and the options of its filesystem.
+        ["mountinfo", path] => {
+            let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+            let line = table.lines().rfind(|line| line.split(' ').nth(4) == Some(*path));
+            let Some((mount, fs)) = line.and_then(|line| line.split_once(" - ")) else {
+                return Ok("not mounted".into());
+            };
+            let mount: Vec<&str> = mount.split(' ').skip(5).collect();
+            format!("{} - {fs}", mount.join(" "))
+        }
         ["remount-rw", path] => {
             use nix::mount::{MsFlags, mount};
             let how = MsFlags::MS_REMOUNT | MsFlags::MS_BIND;

@@ -256,7 +256,7 @@ fn refused_by_name() {
         ("/linux/netDevices", json!({"eth0": {}}), "linux.netDevices"),
         ("/linux/intelRdt", json!({}), "linux.intelRdt"),
         ("/linux/personality", json!({"domain": "LINUX32", "flags": ["X"]}), "linux.personality.flags"),
-        ("/mounts/-", json!({"destination": "/x", "type": "tmpfs", "options": ["tmpcopyup"]}), "mounts[7]"),
+        ("/mounts/-", json!({"destination": "/x", "type": "proc", "options": ["tmpcopyup"]}), "mounts[7]"),
         ("/process/user", json!({"uid": 4294967295u32, "gid": 0}), "process.user"),
         ("/process/args", json!([]), "process.args"),
         ("/process/cwd", json!("relative"), "process.cwd"),
