@@ -4,7 +4,6 @@
 //! sends that to the parent. Nothing here returns to the code that cloned.
 
 use std::convert::Infallible;
-use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
@@ -18,7 +17,7 @@ use crate::mounts::beneath::{self, Links};
 use crate::mounts::{self, CgroupView, DetachedMount, Root};
 use crate::namespaces::{self, Entry, UserNamespace};
 use crate::plan::Plan;
-use crate::process::Settling;
+use crate::process::{Settled, Settling};
 use crate::protocol::{Ask, Channel, Order, Report};
 use crate::state::Status;
 use crate::sys::{self, Forked};
@@ -108,7 +107,7 @@ impl Script for Init<'_> {
         mounts::propagate(plan)?;
         nix::sys::stat::umask(umask);
 
-        let settled = Settling {
+        let mut settled = Settling {
             process: &plan.process,
             seccomp: plan.seccomp.as_ref(),
             root: root.as_fd(),
@@ -129,7 +128,7 @@ impl Script for Init<'_> {
         sys::close_all_but(&kept)?;
 
         let answer = wait_for_start(channel, self.listener)?;
-        let error = match run_start_hooks(plan, settled.environment()) {
+        let error = match run_start_hooks(plan, &mut settled) {
             Ok(()) => settled.execute(),
             Err(error) => error,
         };
@@ -220,10 +219,14 @@ fn run_create_hooks(plan: &Plan, root: &OwnedFd, channel: &Channel) -> Result<()
     hooks::run(&plan.hooks.create_container, &state, &[])
 }
 
-/// As the program will be: its user, its rights, its root and, unless they have one, its environment.
-fn run_start_hooks(plan: &Plan, env: &[CString]) -> Result<()> {
+/// As the program will be: its user, its rights, its filter, its root and, unless they have one, its environment.
+fn run_start_hooks(plan: &Plan, settled: &mut Settled<'_>) -> Result<()> {
+    if plan.hooks.start_container.is_empty() {
+        return Ok(());
+    }
+    settled.load_filter()?;
     let state = plan.identity.state(Status::Created, Some(own_pid()));
-    hooks::run(&plan.hooks.start_container, &state, env)
+    hooks::run(&plan.hooks.start_container, &state, settled.environment())
 }
 
 /// As the container numbers it.

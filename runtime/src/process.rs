@@ -409,6 +409,11 @@ impl<'a> Settling<'a, '_> {
 }
 
 impl Settled<'_> {
+    /// Loads the filter now: hooks inside are the container's programs too.
+    pub(crate) fn load_filter(&mut self) -> Result<()> {
+        self.seccomp.take().map_or(Ok(()), Filter::load)
+    }
+
     /// What the program is given.
     pub(crate) fn environment(&self) -> &[CString] {
         &self.env

@@ -201,5 +201,17 @@ fn under_a_filter() {
             .unwrap();
         let told: Value = serde_json::from_str(outcome.answer(0)).unwrap();
         assert_eq!(told["state"]["status"], "created");
+        // What the program may not do, the hook may not either.
+        let deny = json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}],
+        });
+        let denied = Case::new(&["exists /made"])
+            .set("/linux/seccomp", deny)
+            .set("/process/noNewPrivileges", json!(no_new_privileges))
+            .set("/hooks", json!({"startContainer": [inside("mkdir /made")]}))
+            .run()
+            .unwrap();
+        assert_eq!(denied.answer(0), "ENOENT");
     }
 }

@@ -15,6 +15,9 @@ use crate::store::{cgroup_of, find};
 /// How long killed processes may take to be gone, and a freeze to take hold.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long a container may go on running when it is to be deleted, in milliseconds.
+const MOMENT_MS: u8 = 100;
+
 /// `kill`: a signal to the first process or, with `--all`, to every process.
 pub fn kill(command: &Command) -> Result<()> {
     let (directory, state) = find(command)?;
@@ -61,6 +64,9 @@ pub fn delete(command: &Command, log: &Log) -> Result<()> {
         other => other.map_err(|e| e.within(format!("container {}", directory.name())))?,
     };
     if !command.has("--force") {
+        if directory.status(&state)? == Status::Running {
+            await_exit(&state)?;
+        }
         directory.status(&state)?.permits(Verb::Delete)?;
     }
     // Read before it is gone; a bundle's own file may have changed or vanished.
@@ -73,6 +79,19 @@ pub fn delete(command: &Command, log: &Log) -> Result<()> {
         Err(error) => log.warning(&error.within("poststop hooks").to_string()),
     }
     Ok(())
+}
+
+/// Who has just been killed, or has said its last, may take a moment to be gone.
+fn await_exit(state: &State) -> Result<()> {
+    use nix::poll::{PollFd, PollFlags, poll};
+    use std::os::fd::AsFd;
+    let Some(pidfd) = state.process()? else {
+        return Ok(());
+    };
+    match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], MOMENT_MS) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(e) => Err(Error::sys("poll(pidfd)", e)),
+    }
 }
 
 /// Nothing is left of the container, whatever they say. Source: runtime-spec 1.2, runtime.md, "Lifecycle", step 13.
