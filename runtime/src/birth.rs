@@ -9,6 +9,7 @@ use nix::libc;
 use crate::cgroup::Cgroup;
 use crate::container::Parent;
 use crate::error::{Call, Error, Kind, Result, Step};
+use crate::pidfd;
 use crate::protocol::{Ask, Channel, Order, Report};
 use crate::sys::{self, Forked};
 
@@ -100,7 +101,7 @@ impl Birth<'_> {
                 (Trouble::Failed(error), _) => return Err(error),
                 (Trouble::Stillborn, Some(cgroup)) => script.cgroups().push(cgroup.procs()?),
                 (Trouble::Stillborn, None) => {
-                    let text = "clone3 is refused, or the process died at once (killed, or out of memory)";
+                    let text = "clone is refused, or the process died at once (killed, or out of memory)";
                     return Err(Error::new(Kind::Unsupported, text).within(step()));
                 }
             }
@@ -116,7 +117,7 @@ impl Birth<'_> {
         let own = self.pid_namespace.map(|_| own_pid_namespace()).transpose()?;
         if let Some(target) = self.pid_namespace {
             // Children only: this process stays where it is.
-            sys::setns(target, libc::CLONE_NEWPID).step("join the pid namespace")?;
+            pidfd::join_namespaces(target, libc::CLONE_NEWPID).step("join the pid namespace")?;
         }
         let cloned = sys::clone3(flags, dir.as_ref().map(AsFd::as_fd));
         if let (Some(own), false) = (own, matches!(cloned, Ok(Forked::Child))) {
@@ -127,33 +128,29 @@ impl Birth<'_> {
 
     /// Kills a half-made process, and reaps it if it is ours.
     pub(crate) fn bury(&self, pidfd: &OwnedFd) {
-        use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
-        match pidfd_send_signal(pidfd, Signal::KILL) {
-            // ESRCH: it exited by itself, having reported why.
+        match pidfd::send_signal(pidfd, rustix::process::Signal::KILL) {
+            // NotFound: it exited by itself, having reported why.
             Ok(()) | Err(_) => {}
         }
         if self.parent == Parent::Caller {
-            while let Err(rustix::io::Errno::INTR) =
-                waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED)
-            {}
+            match pidfd::wait(pidfd) {
+                // ECHILD: somebody else reaped it.
+                Ok(_) | Err(_) => {}
+            }
         }
     }
 }
 
 /// Too old for `CLONE_INTO_CGROUP`, or a filter around us denies clone3.
 fn cannot_be_born_there(error: &Error) -> bool {
-    matches!(error.errno(), Some(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP))
+    matches!(error.errno(), Some(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM))
 }
 
 /// Reaps one that has exited, or is about to. Gone already is what a caller that ignores SIGCHLD sees.
 fn reap(pidfd: &OwnedFd) -> Result<()> {
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
-    loop {
-        match waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {
-            Err(rustix::io::Errno::INTR) => {}
-            Ok(_) | Err(rustix::io::Errno::CHILD) => return Ok(()),
-            Err(e) => return Err(e).call(|| "waitid(P_PIDFD)".into()),
-        }
+    match pidfd::wait(pidfd) {
+        Err(e) if e.errno() == Some(Errno::ECHILD) => Ok(()),
+        other => other.map(drop),
     }
 }
 

@@ -93,7 +93,10 @@ impl StartGate {
 }
 
 /// Starts a container that listens on the socket at `path` (see
-/// [`CreateRequest::start_listener`]).
+/// [`CreateRequest::start_listener`]), and removes that.
+///
+/// The socket goes before the order: a caller who dies in between takes the connection with it, and the container
+/// exits. So while the socket is there the program does not run.
 ///
 /// # Errors
 /// As [`StartGate::start`]; `NotFound` or `ECONNREFUSED` if nobody listens.
@@ -104,6 +107,7 @@ pub fn start_at(path: &std::path::Path) -> Result<()> {
             .call(|| "socket(AF_UNIX, SOCK_SEQPACKET)".into())?;
     let address = SocketAddrUnix::new(path).call(|| format!("sockaddr_un({path:?})"))?;
     rustix::net::connect(&socket, &address).call(|| format!("connect({path:?})"))?;
+    std::fs::remove_file(path).call(|| format!("unlink({path:?})"))?;
     start(Channel::from_fd(socket))
 }
 

@@ -17,6 +17,8 @@ use crate::error::{Call, Error, Kind, Result, Step};
 use crate::init::join_cgroups;
 use crate::mounts;
 use crate::namespaces;
+use crate::pidfd;
+pub use crate::pidfd::pid_of;
 pub use crate::process::ProcessPlan;
 
 use crate::process::{Settling, Stdio};
@@ -124,13 +126,13 @@ impl Script for Entering<'_> {
     }
 
     fn run(self, channel: &Channel) -> Result<Infallible> {
-        sys::close_all_but(&self.descriptors(channel))?;
+        sys::close_all_but(&self.descriptors(channel), None)?;
         sys::reset_signals()?;
         join_cgroups(&self.cgroups)?;
         self.process.attributes.settle_on_cpus()?;
         rustix::process::setsid().call(|| "setsid()".into())?;
         let host = mounts::proc_before_joining()?;
-        sys::setns(self.target.as_fd(), self.kinds).step("join the container's namespaces")?;
+        pidfd::join_namespaces(self.target.as_fd(), self.kinds).step("join the container's namespaces")?;
         drop(self.target);
         // Joining a mount namespace moves root and working directory to its root.
         let root = open_root()?;
@@ -161,10 +163,11 @@ impl Script for Entering<'_> {
         .settle(&mut warnings)?;
         let ready = Report::ready(warnings);
         channel.send(&ready, master.as_ref().map(AsFd::as_fd))?;
-        drop((master, stdio, root, proc, self.cgroups));
-        let waiting = [0, 1, 2, channel.as_fd().as_raw_fd()];
+        drop((master, stdio, root, self.cgroups));
+        let waiting = [0, 1, 2, channel.as_fd().as_raw_fd(), proc.as_raw_fd()];
         let kept: Vec<RawFd> = self.process.preserved().chain(waiting).collect();
-        sys::close_all_but(&kept)?;
+        sys::close_all_but(&kept, Some(proc.as_fd()))?;
+        drop(proc);
         match channel.receive::<Order>()? {
             Some((Order::Start, _)) => Err(settled.execute()),
             _ => Err(Error::new(Kind::Internal, "given up before start")),
@@ -220,18 +223,4 @@ fn namespaces_to_join(target: &OwnedFd) -> Result<i32> {
         }
     }
     Ok(kinds)
-}
-
-/// The pid that a pidfd names, in this process's procfs.
-///
-/// # Errors
-/// `NotFound` if the process is gone.
-pub fn pid_of(pidfd: &OwnedFd) -> Result<i32> {
-    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
-    let text = std::fs::read_to_string(&path).call(|| format!("read({path:?})"))?;
-    text.lines()
-        .find_map(|line| line.strip_prefix("Pid:"))
-        .and_then(|pid| pid.trim().parse().ok())
-        .filter(|pid| *pid > 0)
-        .ok_or_else(|| Error::new(Kind::NotFound, "the process is gone"))
 }

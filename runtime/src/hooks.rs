@@ -29,6 +29,7 @@ use oci_spec::runtime::Spec;
 use serde_json::Value;
 
 use crate::error::{Call, Error, Kind, Result, Step};
+use crate::pidfd;
 use crate::protocol::above_stdio;
 use crate::sys::{self, Forked};
 
@@ -167,13 +168,13 @@ impl Hook {
                 Err(e) => return Err(Error::sys(format!("killpg({pid}, SIGKILL)"), e)),
             }
             if wait_for(&pidfd, Some(Instant::now() + KILL_DEADLINE))? {
-                reap(&pidfd)?;
+                pidfd::wait_status(&pidfd)?;
             }
             let secs = self.timeout.unwrap_or_default().as_secs();
             let text = format!("ran longer than its timeout of {secs} s{}", quoted(&output));
             return Err(Error::new(Kind::Timeout, text));
         }
-        match reap(&pidfd)? {
+        match pidfd::wait_status(&pidfd)? {
             (Some(0), _) => Ok(()),
             (Some(code), _) => {
                 Err(Error::new(Kind::Internal, format!("exited with {code}{}", quoted(&output))))
@@ -198,7 +199,8 @@ impl Hook {
         sys::dup_to(input.as_fd(), 0)?;
         sys::dup_to(output.as_fd(), 1)?;
         sys::dup_to(output.as_fd(), 2)?;
-        sys::close_range_cloexec(3)?;
+        // A container's own /proc, at worst; what is open here is nothing of the host's by then.
+        sys::close_range_cloexec(3, None)?;
         let errno = sys::execve(&self.path, &self.args, env);
         Err(Error::sys(format!("exec {}", self.path.to_string_lossy()), errno))
     }
@@ -314,15 +316,6 @@ fn wait_ready(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> Result<bool>
 
 fn wait_for(pidfd: &OwnedFd, deadline: Option<Instant>) -> Result<bool> {
     wait_ready(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], deadline)
-}
-
-/// Exit code, or `None` and the signal.
-fn reap(pidfd: &OwnedFd) -> Result<(Option<i32>, i32)> {
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
-    let status = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED)
-        .call(|| "waitid(P_PIDFD)".into())?
-        .ok_or_else(|| Error::new(Kind::Internal, "waitid returned nothing"))?;
-    Ok((status.exit_status(), status.terminating_signal().unwrap_or(0)))
 }
 
 /// In one line and without control characters: a hook inside is the container's to write, and this is read on terminals.

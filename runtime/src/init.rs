@@ -51,7 +51,7 @@ impl Script for Init<'_> {
     fn run(self, channel: &Channel) -> Result<Infallible> {
         let plan = self.plan;
         let mut warnings = plan.warnings.clone();
-        sys::close_all_but(&self.descriptors(channel))?;
+        sys::close_all_but(&self.descriptors(channel), None)?;
         sys::reset_signals()?;
         // Before the cgroup namespace, whose root is where the process is then.
         join_cgroups(&self.cgroups)?;
@@ -121,11 +121,12 @@ impl Script for Init<'_> {
         let ready = Report::ready(warnings);
         channel.send(&ready, master.as_ref().map(AsFd::as_fd))?;
         // What it waits with is nothing of the host's, also not what the caller had open.
-        drop((master, stdio, root, proc, self.entry, self.cgroups));
+        drop((master, stdio, root, self.entry, self.cgroups));
         let listener = self.listener.as_ref().map_or(0, AsRawFd::as_raw_fd);
-        let waiting = [0, 1, 2, channel.as_fd().as_raw_fd(), listener];
+        let waiting = [0, 1, 2, channel.as_fd().as_raw_fd(), listener, proc.as_raw_fd()];
         let kept: Vec<RawFd> = plan.process.preserved().chain(waiting).collect();
-        sys::close_all_but(&kept)?;
+        sys::close_all_but(&kept, Some(proc.as_fd()))?;
+        drop(proc);
 
         let answer = wait_for_start(channel, self.listener)?;
         let error = match run_start_hooks(plan, &mut settled) {

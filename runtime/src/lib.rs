@@ -32,6 +32,7 @@ mod init;
 mod labels;
 mod mounts;
 pub mod namespaces;
+pub mod pidfd;
 pub mod plan;
 mod process;
 mod protect;

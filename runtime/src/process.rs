@@ -114,10 +114,11 @@ impl ProcessPlan {
         crate::validate::inside("process.cwd", process.cwd())?;
         let user = process.user();
         let groups = user.additional_gids().as_deref().unwrap_or_default();
-        // -1 means "no change" to the set*id calls: it would leave the process root.
+        // -1 means "no change" to the set*id calls: it would leave the process root. What is negative to those who
+        // read IDs as signed numbers is refused with it.
         for id in [user.uid(), user.gid()].iter().chain(groups) {
-            if *id == u32::MAX {
-                return Err(Error::invalid("process.user", "4294967295 is not an ID"));
+            if *id > i32::MAX as u32 {
+                return Err(Error::invalid("process.user", format!("{id} is above {}", i32::MAX)));
             }
         }
         Ok(Self {
@@ -321,7 +322,7 @@ impl<'a> Settling<'a, '_> {
         }
         // As the user: chdir must not gain rights.
         self.change_directory().step(format!("chdir to {}", process.cwd.display()))?;
-        sys::close_range_cloexec(3_u32.saturating_add(process.preserved_fds))?;
+        sys::close_range_cloexec(3_u32.saturating_add(process.preserved_fds), Some(self.proc))?;
         // At the latest now, while there is somebody to hand its descriptor on.
         if let Some(filter) = seccomp.take_if(|filter| filter.agent().is_some()) {
             self.load(filter)?;

@@ -9,6 +9,7 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use rustix::fs::{
     CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags, fcntl_add_seals, fcntl_get_seals, fstatvfs,
@@ -61,8 +62,13 @@ pub fn run_from_read_only_clone() -> Result<()> {
         let env = strings(std::env::vars_os().map(joined).collect());
         match nix::unistd::execveat(clone.as_fd(), c"", &args, &env, AtFlags::AT_EMPTY_PATH) {
             Ok(never) => match never {},
-            Err(errno) => Err(Error::sys("execveat(exe, AT_EMPTY_PATH)", errno)),
+            Err(Errno::ENOSYS | Errno::EPERM) => {}
+            Err(errno) => return Err(Error::sys("execveat(exe, AT_EMPTY_PATH)", errno)),
         }
+        // An older kernel, or a filter around us.
+        let name = name_of(&clone)?;
+        let path = strings(vec![name.clone().into()]).remove(0);
+        Err(Error::sys(format!("execve({name:?})"), sys::execve(&path, &args, &env)))
     };
     protect().step("run from a read-only clone")
 }

@@ -151,7 +151,9 @@ impl Channel {
             let mut fd = None;
             for control in message.cmsgs().call(|| "recvmsg(channel)".into())? {
                 if let ControlMessageOwned::ScmRights(fds) = control {
-                    fd = fds.first().map(|raw| crate::sys::own(*raw));
+                    // All are ours now; one is expected, and any others close here.
+                    let mut owned = fds.into_iter().map(crate::sys::own).collect::<Vec<_>>().into_iter();
+                    fd = owned.next();
                 }
             }
             break (message.bytes, fd);

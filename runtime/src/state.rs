@@ -1,7 +1,7 @@
 //! What `podyard-oci` remembers of a container between commands, and its status.
 //!
 //! ```text
-//!   <root>/<id>/           0700; its existence reserves the id
+//!   <root>/<id>/           0700, and what is in it 0600; its existence reserves the id
 //!     config.json          the bundle's, as it was at create
 //!     state.json           intent and identity: bundle, cgroup, pid and when it started
 //!     start.sock           while the first process waits for `start`
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{Cgroup, Hierarchies};
 use crate::error::{Call, Error, Kind, Result, Step};
+use crate::pidfd;
 
 /// Source: runtime-spec, runtime.md, "State".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -225,7 +226,7 @@ impl Directory {
     /// The kernel's.
     pub fn save_config(&self, config: &[u8]) -> Result<()> {
         let path = self.0.join("config.json");
-        std::fs::write(&path, config).call(|| format!("write({path:?})"))
+        write_closed(&path, config)
     }
 
     /// The spec at create.
@@ -276,7 +277,7 @@ impl Directory {
     fn save(&self, name: &str, value: &impl Serialize) -> Result<()> {
         let (path, new) = (self.0.join(name), self.0.join(format!(".{name}")));
         let bytes = serde_json::to_vec(value).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
-        std::fs::write(&new, bytes).call(|| format!("write({new:?})"))?;
+        write_closed(&new, &bytes)?;
         std::fs::rename(&new, &path).call(|| format!("rename({new:?})"))
     }
 
@@ -285,6 +286,14 @@ impl Directory {
         let bytes = std::fs::read(&path).call(|| format!("read({path:?})"))?;
         serde_json::from_slice(&bytes).map_err(|e| Error::invalid(path.display(), e))
     }
+}
+
+/// Writes a file that nobody else may read.
+fn write_closed(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.write(true).create(true).truncate(true).open(path);
+    file.and_then(|mut file| std::io::Write::write_all(&mut file, bytes)).call(|| format!("write({path:?})"))
 }
 
 impl State {
@@ -298,13 +307,8 @@ impl State {
     /// # Errors
     /// The kernel's.
     pub fn process(&self) -> Result<Option<OwnedFd>> {
-        use rustix::process::{Pid, PidfdFlags, pidfd_open};
-        let Some(pid) = Pid::from_raw(self.pid) else {
+        let Some(pidfd) = pidfd::open(self.pid)? else {
             return Ok(None);
-        };
-        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
-            Err(rustix::io::Errno::SRCH) => return Ok(None),
-            other => other.call(|| format!("pidfd_open({})", self.pid))?,
         };
         // Read after the pidfd was opened: if it is the right process now, the pidfd names it.
         match process_start(self.pid)? {

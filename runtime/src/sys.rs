@@ -37,7 +37,7 @@ pub(crate) enum Forked {
 /// never return from its caller's frame: it ends in `execve` or [`exit_now`].
 ///
 /// `flags` gains `CLONE_PIDFD`, and `CLONE_INTO_CGROUP` when `cgroup` is given. With
-/// `CLONE_PARENT` the exit signal is left to the kernel.
+/// `CLONE_PARENT` the exit signal is left to the kernel. Without `cgroup`, clone(2) serves where clone3 is missing.
 ///
 /// # Errors
 /// Whatever clone3(2) says; `EBUSY` from a cgroup with controllers enabled for children.
@@ -70,7 +70,13 @@ fn clone3_unchecked(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Forked
     // held by a thread that does not exist in the child.
     let ret =
         unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, std::mem::size_of::<libc::clone_args>()) };
-    let pid = check(ret, || format!("clone3(flags={flags:#x})"))?;
+    let made = check(ret, || format!("clone3(flags={flags:#x})"));
+    let pid = match made {
+        Err(e) if cgroup.is_none() && matches!(e.errno(), Some(Errno::ENOSYS | Errno::EPERM)) => {
+            clone_the_old_way(flags, &mut pidfd)?
+        }
+        other => other?,
+    };
     if pid == 0 {
         return Ok(Forked::Child);
     }
@@ -79,6 +85,22 @@ fn clone3_unchecked(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Forked
         // SAFETY: the kernel stored a new descriptor (close-on-exec) that nobody else owns.
         pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
     })
+}
+
+/// What clone3 does, for kernels and filters without it: no `CLONE_INTO_CGROUP`, no `CLONE_NEWTIME`.
+///
+/// Source: clone(2); `CLONE_PIDFD` since 5.2, stored where `CLONE_PARENT_SETTID` would store the pid.
+fn clone_the_old_way(flags: u64, pidfd: &mut libc::c_int) -> Result<libc::c_long> {
+    let call = || format!("clone(flags={flags:#x})");
+    // The lowest byte is the signal at exit, which CLONE_PARENT makes the kernel ignore.
+    if flags & 0xff != 0 || flags > u64::from(u32::MAX) {
+        return Err(Error::sys(call(), Errno::ENOSYS));
+    }
+    let flags = flags as libc::c_ulong | libc::SIGCHLD as libc::c_ulong;
+    // SAFETY: no stack is given and CLONE_VM is not set: the child goes on on its own copy of this one, as after
+    // fork(2). `pidfd` outlives the call. The last two arguments, whose order differs between architectures, are 0.
+    let ret = unsafe { libc::syscall(libc::SYS_clone, flags, 0_usize, pidfd as *mut _, 0_usize, 0_usize) };
+    check(ret, call)
 }
 
 /// A copy of this process that is a child of its parent's, and in the namespaces that its own children are to be in.
@@ -98,22 +120,7 @@ pub(crate) fn fork() -> Result<Forked> {
     if let Ok(count) = thread_count() {
         assert_eq!(count, 1, "fork from a multi-threaded process");
     }
-    match clone3_unchecked(0, None) {
-        Err(e) if e.errno() == Some(Errno::ENOSYS) => {}
-        other => return other,
-    }
-    // SAFETY: there is one thread, so no lock is held by one that does not exist in the child.
-    match unsafe { nix::unistd::fork() }.map_err(|errno| Error::sys("fork()", errno))? {
-        nix::unistd::ForkResult::Child => Ok(Forked::Child),
-        nix::unistd::ForkResult::Parent { child } => {
-            let pid = child.as_raw();
-            let named = rustix::process::Pid::from_raw(pid).expect("a pid is not 0");
-            let pidfd = rustix::process::pidfd_open(named, rustix::process::PidfdFlags::empty());
-            let pidfd = pidfd
-                .map_err(|e| Error::sys(format!("pidfd_open({pid})"), Errno::from_raw(e.raw_os_error())))?;
-            Ok(Forked::Parent { pid, pidfd })
-        }
-    }
+    clone3_unchecked(0, None)
 }
 
 /// Threads of this process, from the link count of its task directory.
@@ -213,35 +220,83 @@ pub(crate) fn has_mount_api() -> bool {
     !answers.iter().any(|(_, errno)| matches!(errno, Errno::ENOSYS | Errno::EPERM | Errno::EACCES))
 }
 
-/// Marks every descriptor from `first` on close-on-exec.
+/// Marks every descriptor from `first` on close-on-exec. `proc` as for [`close_all_but`].
 ///
 /// Source: close_range(2), `CLOSE_RANGE_CLOEXEC` since 5.11.
-pub(crate) fn close_range_cloexec(first: u32) -> Result<()> {
+pub(crate) fn close_range_cloexec(first: u32, proc: Option<BorrowedFd<'_>>) -> Result<()> {
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
     // SAFETY: only flags of descriptors change; no descriptor is closed here.
     let ret = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
-    check(ret, || format!("close_range({first}, ~0, CLOEXEC)")).map(drop)
+    match check(ret, || format!("close_range({first}, ~0, CLOEXEC)")) {
+        Err(e) if range_missing(&e) => {}
+        other => return other.map(drop),
+    }
+    for fd in open_descriptors(proc)?.into_iter().filter(|fd| *fd >= first) {
+        // SAFETY: only flags of the descriptor change.
+        let ret = unsafe { libc::fcntl(fd as RawFd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        match check(ret.into(), || format!("fcntl({fd}, F_SETFD, FD_CLOEXEC)")) {
+            // The list's own.
+            Err(e) if e.errno() == Some(Errno::EBADF) => {}
+            other => _ = other?,
+        }
+    }
+    Ok(())
 }
 
 /// Closes every descriptor but these. For a process made by [`clone3`], whose copies of its
-/// maker's descriptors no variable of its own stands for.
+/// maker's descriptors no variable of its own stands for. `proc` is a procfs that can be trusted; none means `/proc`,
+/// which can be until a namespace is joined.
 ///
 /// Source: close_range(2), since 5.9.
-pub(crate) fn close_all_but(kept: &[RawFd]) -> Result<()> {
+pub(crate) fn close_all_but(kept: &[RawFd], proc: Option<BorrowedFd<'_>>) -> Result<()> {
     let mut kept: Vec<u32> = kept.iter().map(|fd| *fd as u32).collect();
     kept.sort_unstable();
     kept.dedup();
     let mut first = 0;
-    for last in kept.into_iter().map(Some).chain([None]) {
+    for last in kept.iter().copied().map(Some).chain([None]) {
         let end = last.map_or(u32::MAX, |fd| fd.saturating_sub(1));
         if last != Some(0) && first <= end {
             // SAFETY: the caller vouches that no value still in use owns one of these.
             let ret = unsafe { libc::syscall(libc::SYS_close_range, first, end, 0) };
-            check(ret, || format!("close_range({first}, {end})"))?;
+            match check(ret, || format!("close_range({first}, {end})")) {
+                Err(e) if range_missing(&e) => return close_one_by_one(&kept, proc),
+                other => other?,
+            };
         }
         first = last.map_or(u32::MAX, |fd| fd.max(first.saturating_sub(1)) + 1);
     }
     Ok(())
+}
+
+/// `kept` is sorted.
+fn close_one_by_one(kept: &[u32], proc: Option<BorrowedFd<'_>>) -> Result<()> {
+    for fd in open_descriptors(proc)?.into_iter().filter(|fd| kept.binary_search(fd).is_err()) {
+        // SAFETY: the caller vouches that no value still in use owns it. EBADF is the list's own descriptor.
+        unsafe { libc::close(fd as RawFd) };
+    }
+    Ok(())
+}
+
+/// An older kernel's answer, or that of a filter around us; `EINVAL` before `CLOSE_RANGE_CLOEXEC`.
+fn range_missing(error: &Error) -> bool {
+    matches!(error.errno(), Some(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL))
+}
+
+/// The descriptors of this process, and that of the list itself, which is closed by then.
+fn open_descriptors(proc: Option<BorrowedFd<'_>>) -> Result<Vec<u32>> {
+    use rustix::fs::{CWD, Dir, Mode, OFlags, openat};
+    let (dir, path) = proc.map_or((CWD, "/proc/self/fd"), |proc| (proc, "self/fd"));
+    let shown =
+        |e: rustix::io::Errno| Error::sys(format!("list({path:?})"), Errno::from_raw(e.raw_os_error()));
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let list = Dir::new(openat(dir, path, flags, Mode::empty()).map_err(shown)?).map_err(shown)?;
+    let mut found = Vec::new();
+    for entry in list {
+        found.extend(
+            entry.map_err(shown)?.file_name().to_str().ok().and_then(|name| name.parse::<u32>().ok()),
+        );
+    }
+    Ok(found)
 }
 
 /// One instruction of classic BPF, as seccomp(2) takes it.

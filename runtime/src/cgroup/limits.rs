@@ -26,6 +26,7 @@ impl Cgroup {
     }
 
     fn apply(&self, resources: &LinuxResources) -> Result<Vec<String>> {
+        unified_names(resources)?;
         let unified = self.tree.layout == Layout::Unified;
         let version = if unified { Version::V2 } else { Version::V1 };
         let limits = Limits::plan(resources, version, &self.observe(resources, version))?;
@@ -185,6 +186,22 @@ impl Cgroup {
         }
         Ok(at)
     }
+}
+
+/// Each is the name of a file of the cgroup's own, and one that limits: not one that moves or ends processes.
+fn unified_names(resources: &LinuxResources) -> Result<()> {
+    for name in resources.unified().iter().flat_map(|unified| unified.keys()) {
+        let plain = !name.is_empty() && !name.contains(['/', '\0']) && name != "." && name != "..";
+        if !plain
+            || ["cgroup.procs", "cgroup.threads", "cgroup.kill", "cgroup.freeze"].contains(&name.as_str())
+        {
+            return Err(Error::invalid(
+                "linux.resources.unified",
+                format!("{name:?} is no limit of a cgroup"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The v1 controllers from which libcgroups reads statistics.

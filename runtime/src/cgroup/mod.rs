@@ -139,19 +139,43 @@ impl Cgroup {
 
     /// Kills every process in it and below, even those forking. Returns before they are gone.
     ///
-    /// # Errors
-    /// `Unsupported` before Linux 5.14; a cgroup that does not exist is success.
+    /// Before Linux 5.14 they are stopped first, and then killed one by one.
     ///
-    /// Source: cgroup-v2.rst, "cgroup.kill".
+    /// # Errors
+    /// The kernel's; a cgroup that does not exist is success.
+    ///
+    /// Source: cgroup-v2.rst, "cgroup.kill", "cgroup.freeze".
     pub fn kill(&self) -> Result<()> {
         let killed = self.write("cgroup.kill", "1");
         match killed {
             Err(e) if e.kind() == Kind::NotFound && !self.exists() => Ok(()),
-            Err(e) if e.kind() == Kind::NotFound => {
-                Err(Error::unsupported("cgroup.kill", "needs Linux 5.14 or later"))
-            }
-            other => other.step(format!("kill cgroup {}", self.path().display())),
+            // Before Linux 5.14.
+            Err(e) if e.kind() == Kind::NotFound => self.kill_each(),
+            other => other,
         }
+        .step(format!("kill cgroup {}", self.path().display()))
+    }
+
+    /// Kills them one by one, standing still, so that none forks meanwhile.
+    fn kill_each(&self) -> Result<()> {
+        use rustix::process::Signal;
+        self.freeze()?;
+        // What cannot stop now will not fork either.
+        self.wait_frozen(STANDSTILL)?;
+        let mut outcome = Ok(());
+        let mut named = Vec::new();
+        for pid in self.pids()? {
+            named.extend(crate::pidfd::open(pid)?.map(|process| (pid, process)));
+        }
+        // A number given away before it was named is not in this list.
+        let here = self.pids()?;
+        for (pid, process) in named.iter().filter(|(pid, _)| here.contains(pid)) {
+            match crate::pidfd::send_signal(process, Signal::KILL) {
+                Err(e) if e.kind() != Kind::NotFound => outcome = Err(e.within(format!("process {pid}"))),
+                _ => {}
+            }
+        }
+        outcome.and(self.thaw())
     }
 
     /// Stops every process in it and below. Returns before they stand still: [`Cgroup::wait_frozen`] tells.
@@ -388,6 +412,9 @@ impl Cgroup {
             .map(drop)
     }
 }
+
+/// How long processes about to be killed one by one may take to stand still.
+const STANDSTILL: Duration = Duration::from_secs(2);
 
 const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 

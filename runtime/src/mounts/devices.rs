@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, CWD, Dev, FileType, Gid, Mode, Uid, chmodat, chownat, makedev, mknodat, statat, symlinkat,
+    AtFlags, CWD, Dev, FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mknodat, openat, statat, symlinkat,
 };
 
 use super::api;
@@ -43,10 +43,7 @@ fn make_node(root: &OwnedFd, device: &DevicePlan) -> Result<()> {
         Err(rustix::io::Errno::EXIST) => {
             let stat =
                 statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).call(|| format!("fstatat({name:?})"))?;
-            let kind = FileType::from_raw_mode(stat.st_mode);
-            let same = kind == device.kind.file_type()
-                && (device.kind == DeviceKind::Fifo || stat.st_rdev == number);
-            return match same {
+            return match is_that(&stat, device) {
                 true => Ok(()),
                 false => Err(Error::new(Kind::AlreadyExists, "something else is there")),
             };
@@ -55,13 +52,23 @@ fn make_node(root: &OwnedFd, device: &DevicePlan) -> Result<()> {
         Err(rustix::io::Errno::PERM) => return bind(root, device),
         Err(e) => return Err(e).call(|| format!("mknodat({name:?}, {number:#x})")),
     }
-    // The umask and the caller's IDs had their say above. Nobody else can have replaced the node:
-    // no process of the container exists yet, but the directory may be a volume others write, so
-    // links are not followed.
-    chmodat(&parent, name, mode, AtFlags::empty()).call(|| format!("fchmodat({name:?})"))?;
+    // The umask is 0 by now, so the mode is as written. The directory may be a volume that others write: what is there
+    // now is looked at by descriptor, and a link put in its place is not followed.
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let node =
+        openat(&parent, name, flags, Mode::empty()).call(|| format!("openat({name:?}, O_NOFOLLOW)"))?;
+    let stat = statat(&node, "", AtFlags::EMPTY_PATH).call(|| format!("fstat({name:?})"))?;
+    if !is_that(&stat, device) {
+        return Err(Error::new(Kind::Denied, "something else took its place"));
+    }
     let owner = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
-    chownat(&parent, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)
-        .call(|| format!("fchownat({name:?})"))
+    chownat(&node, "", Some(owner.0), Some(owner.1), AtFlags::EMPTY_PATH).call(|| format!("fchown({name:?})"))
+}
+
+fn is_that(stat: &rustix::fs::Stat, device: &DevicePlan) -> bool {
+    let number = makedev(device.major, device.minor);
+    FileType::from_raw_mode(stat.st_mode) == device.kind.file_type()
+        && (device.kind == DeviceKind::Fifo || stat.st_rdev == number)
 }
 
 /// In a user namespace nodes cannot be made: the host's are bound.

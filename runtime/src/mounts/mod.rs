@@ -152,6 +152,7 @@ impl MountKind {
 fn bind(root: &OwnedFd, plan: &MountPlan, mut mount: Pending) -> Result<()> {
     let place = place_for(root, &mount, &plan.destination)?;
     refuse_place(root, &place, plan, mount.is_proc()?)?;
+    refuse_fake_proc(mount.is_proc()?, &plan.destination)?;
     finish(&mut mount, plan, plan.attributes)?;
     mount.attach(root, &place).map(drop)
 }
@@ -186,6 +187,7 @@ fn new(
         data.push(("context".into(), Some(label.into())));
     }
     refuse_place(root, &place, plan, fs == "proc")?;
+    refuse_fake_proc(fs == "proc", &plan.destination)?;
     let late = fs == "tmpfs" || plan.destination == Path::new("/dev");
     let (now, later) = if late { late::split(plan.attributes) } else { (plan.attributes, None) };
     let new =
@@ -287,8 +289,17 @@ fn refuse_place(root: &OwnedFd, place: &OwnedFd, plan: &MountPlan, shows_proc: b
     Ok(())
 }
 
+/// What is at `/proc` is one, or the paths hidden and protected there are not those that matter (CVE-2019-19921).
+fn refuse_fake_proc(shows_proc: bool, destination: &Path) -> Result<()> {
+    if !shows_proc && destination.components().eq(Path::new("/proc").components()) {
+        return Err(Error::new(Kind::Invalid, "only a procfs goes there"));
+    }
+    Ok(())
+}
+
 fn place_detached(root: &OwnedFd, mount: DetachedMount) -> Result<()> {
     let mut pending = api::given(mount.fd)?;
+    refuse_fake_proc(pending.is_proc()?, &mount.destination)?;
     let place = place_for(root, &pending, &mount.destination)?;
     if api::is_proc(&place)? {
         return Err(Error::new(Kind::Invalid, "the destination is in a procfs"));

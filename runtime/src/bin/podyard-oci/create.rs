@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use oci_spec::runtime::Spec;
-use runtime::cgroup::Cgroup;
+use runtime::cgroup::{Cgroup, Hierarchies};
 use runtime::container::{CreateRequest, Parent, Root, StartGate, Stdio, create as make, start_at};
 use runtime::hooks::{self, Hooks};
 use runtime::state::{Directory, Identity, State, Status, Verb, process_start};
@@ -15,7 +15,7 @@ use crate::end::{destroy, run_poststop_hooks};
 use crate::log::{Log, rfc3339};
 use crate::options::Command;
 use crate::relay::{self, Signals};
-use crate::store::{find, hand_over, io, own_stdio, parse_document, read, write_pid_file};
+use crate::store::{cgroup_of, find, hand_over, io, own_stdio, parse_document, read, write_pid_file};
 
 /// A container created, and what only its creator has.
 pub struct Made {
@@ -59,11 +59,21 @@ pub fn create(command: &Command, log: &Log) -> Result<Made> {
     })?;
     let made = create_reserved(command, log, plan, root, &config, bundle, &directory);
     if made.is_err() {
-        // The id is ours, so what is there is of this attempt.
-        directory.remove()?;
+        // The id is ours, so what is there is of this attempt. What cannot be undone stays on record, for `delete`.
+        undo(&directory).unwrap_or_else(|e| log.warning(&e.within("undo create").to_string()));
         run_poststop_hooks(&after, &identity, log);
     }
     made
+}
+
+fn undo(directory: &Directory) -> Result<()> {
+    match directory.state() {
+        Ok(state) => destroy(&cgroup_of(&state)?)?,
+        // Nothing was made yet: it is recorded first.
+        Err(e) if e.kind() == Kind::NotFound => {}
+        Err(e) => return Err(e),
+    }
+    directory.remove()
 }
 
 fn create_reserved(
@@ -80,64 +90,63 @@ fn create_reserved(
     plan.process.preserved_fds = command.number("--preserve-fds")?.unwrap_or(0);
     let (after, identity) = (plan.hooks.clone(), plan.identity.clone());
     directory.save_config(config)?;
-    let cgroup = Cgroup::create(cgroup_path(&plan, command.id()?)?)?;
-    let made = (|| {
-        if cgroup.populated()? {
-            return Err(Error::new(Kind::Busy, format!("cgroup {} has processes", cgroup.path().display())));
-        }
-        if let Some(resources) = &plan.resources {
-            cgroup.apply_limits(resources)?.iter().for_each(|warning| log.warning(warning));
-        }
-        // A caller that manages cgroups asks for statistics too, and on v1 hierarchies only what has a cgroup is counted.
-        if plan.cgroups_path.is_some() {
-            cgroup.account()?;
-        }
-        // `run` starts it itself, by the channel that it has.
-        let separate = command.verb == "create";
-        let start_listener = separate.then(|| listen(&directory.start_socket())).transpose()?;
-        let stdio = match plan.process.terminal {
-            true => Stdio::Terminal(None),
-            false => Stdio::Fds(own_stdio()?),
-        };
-        let rootfs = root.clone();
-        let created = make(CreateRequest {
-            plan,
-            root: Root::Path(root),
-            mounts: Vec::new(),
-            stdio,
-            namespaces: Default::default(),
-            cgroup: Some(cgroup.clone()),
-            parent: Parent::Caller,
-            start_listener,
-        })?;
-        created.warnings.iter().for_each(|warning| log.warning(warning));
-        let started_ticks = process_start(created.pid)?.map_or(0, |(_, ticks)| ticks);
-        directory.save_state(&State {
-            id: command.id()?.to_string(),
-            bundle,
-            rootfs,
-            cgroup: cgroup.path(),
-            pid: created.pid,
-            started_ticks,
-            created: rfc3339(SystemTime::now()),
-        })?;
-        let console = hand_over(command, created.console)?;
-        write_pid_file(command, created.pid)?;
-        Ok(Made {
-            directory: directory.clone(),
-            pid: created.pid,
-            after,
-            identity,
-            cgroup: cgroup.clone(),
-            pidfd: created.pidfd,
-            start: created.start,
-            console,
-        })
-    })();
-    if made.is_err() {
-        destroy(&cgroup)?;
+    let cgroup = Cgroup::name(&Hierarchies::detect()?, &cgroup_path(&plan, command.id()?)?)?;
+    // Another's: whatever fails later must not touch it.
+    if cgroup.populated()? {
+        return Err(Error::new(Kind::Busy, format!("cgroup {} has processes", cgroup.path().display())));
     }
-    made
+    let mut state = State {
+        id: command.id()?.to_string(),
+        bundle,
+        rootfs: root.clone(),
+        cgroup: cgroup.path(),
+        pid: 0,
+        started_ticks: 0,
+        created: rfc3339(SystemTime::now()),
+    };
+    // Recorded, then made: what is left of a create cut short is found by `delete --force`.
+    directory.save_state(&state)?;
+    let cgroup = Cgroup::create(cgroup.path())?;
+    if let Some(resources) = &plan.resources {
+        cgroup.apply_limits(resources)?.iter().for_each(|warning| log.warning(warning));
+    }
+    // A caller that manages cgroups asks for statistics too, and on v1 hierarchies only what has a cgroup is counted.
+    if plan.cgroups_path.is_some() {
+        cgroup.account()?;
+    }
+    // `run` starts it itself, by the channel that it has.
+    let separate = command.verb == "create";
+    let start_listener = separate.then(|| listen(&directory.start_socket())).transpose()?;
+    let stdio = match plan.process.terminal {
+        true => Stdio::Terminal(None),
+        false => Stdio::Fds(own_stdio()?),
+    };
+    let created = make(CreateRequest {
+        plan,
+        root: Root::Path(root),
+        mounts: Vec::new(),
+        stdio,
+        namespaces: Default::default(),
+        cgroup: Some(cgroup.clone()),
+        parent: Parent::Caller,
+        start_listener,
+    })?;
+    created.warnings.iter().for_each(|warning| log.warning(warning));
+    state.pid = created.pid;
+    state.started_ticks = process_start(created.pid)?.map_or(0, |(_, ticks)| ticks);
+    directory.save_state(&state)?;
+    let console = hand_over(command, created.console)?;
+    write_pid_file(command, created.pid)?;
+    Ok(Made {
+        directory: directory.clone(),
+        pid: created.pid,
+        after,
+        identity,
+        cgroup,
+        pidfd: created.pidfd,
+        start: created.start,
+        console,
+    })
 }
 
 /// `run`: creates, starts, and unless detached waits and deletes.
@@ -164,9 +173,7 @@ pub fn run(command: &Command, log: &Log) -> Result<u8> {
 pub fn start(command: &Command, log: &Log) -> Result<()> {
     let (directory, state) = find(command)?;
     directory.status(&state)?.permits(Verb::Start)?;
-    let started = start_at(&directory.start_socket());
-    std::fs::remove_file(directory.start_socket()).map_err(io(&directory.start_socket()))?;
-    started?;
+    start_at(&directory.start_socket())?;
     let spec = directory.spec()?;
     run_poststart_hooks(&Hooks::from_spec(&spec)?, &state.identity(&spec), state.pid, log);
     Ok(())
@@ -196,6 +203,8 @@ fn listen(path: &Path) -> Result<OwnedFd> {
     use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
     let made = || -> nix::Result<OwnedFd> {
         let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        // The file that bind makes has the socket's mode.
+        nix::sys::stat::fchmod(&fd, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
         bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
         listen(&fd, Backlog::new(1)?)?;
         Ok(fd)

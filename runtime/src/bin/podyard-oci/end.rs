@@ -32,9 +32,7 @@ pub fn kill(command: &Command) -> Result<()> {
     };
     let named = rustix::process::Signal::from_named_raw(signal as i32);
     let named = named.ok_or_else(|| Error::invalid("signal", signal))?;
-    rustix::process::pidfd_send_signal(&pidfd, named).map_err(|e| {
-        Error::sys(format!("pidfd_send_signal({signal})"), nix::errno::Errno::from_raw(e.raw_os_error()))
-    })
+    runtime::pidfd::send_signal(&pidfd, named)
 }
 
 /// Also of a container whose first process has exited: others may run on in a shared PID namespace.

@@ -33,20 +33,13 @@ pub fn events(command: &Command) -> Result<()> {
     let mut known = cgroup.oom_kills()?;
     // The process's end is waited for, at most for one interval: no time is slept away.
     while let Some(pidfd) = state.process()? {
-        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-        use std::os::fd::AsFd;
-        let limit = PollTimeout::try_from(interval).unwrap_or(PollTimeout::MAX);
-        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, limit) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(e) => return Err(Error::sys("poll(pidfd)", e)),
-        }
+        let ended = runtime::pidfd::wait_exit(&pidfd, interval)?;
         let now = cgroup.oom_kills()?;
         for _ in known..now {
             println!("{}", json!({"type": "oom", "id": state.id}));
         }
         known = now;
-        if fds[0].revents().is_none_or(|ready| ready.is_empty()) {
+        if !ended {
             stats()?;
         }
     }

@@ -7,7 +7,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
-use runtime::{Error, Kind, Result};
+use runtime::{Error, Result};
 
 /// Signals handed on. Blocked from before the process exists, so that none is lost.
 pub struct Signals(SignalFd);
@@ -124,7 +124,7 @@ fn forward(pidfd: &OwnedFd, console: Option<&std::fs::File>, signals: &Signals) 
         if info.ssi_signo == Signal::SIGWINCH as u32 {
             resize(console);
         } else if let Some(signal) = rustix::process::Signal::from_named_raw(info.ssi_signo as i32) {
-            match rustix::process::pidfd_send_signal(pidfd, signal) {
+            match runtime::pidfd::send_signal(pidfd, signal) {
                 // It may just have exited.
                 Ok(()) | Err(_) => {}
             }
@@ -148,12 +148,7 @@ fn own_size() -> Option<(u16, u16)> {
 }
 
 fn reap(pidfd: &OwnedFd) -> Result<u8> {
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
-    let status = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED)
-        .map_err(|e| sys("waitid")(nix::errno::Errno::from_raw(e.raw_os_error())))?;
-    let status = status.ok_or_else(|| Error::new(Kind::Internal, "waitid returned nothing"))?;
-    let code = status.exit_status().or(status.terminating_signal().map(|s| 128 + s));
-    Ok(code.and_then(|c| u8::try_from(c).ok()).unwrap_or(255))
+    Ok(u8::try_from(runtime::pidfd::wait(pidfd)?).unwrap_or(255))
 }
 
 fn sys(call: &'static str) -> impl Fn(nix::errno::Errno) -> Error {

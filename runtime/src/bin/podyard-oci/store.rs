@@ -1,5 +1,6 @@
 //! Finding containers, and small things that several commands need.
 
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -49,13 +50,20 @@ pub fn own_stdio() -> Result<[OwnedFd; 3]> {
     Ok([copy(std::io::stdin().as_fd())?, copy(std::io::stdout().as_fd())?, copy(std::io::stderr().as_fd())?])
 }
 
-/// Written whole: who watches for it may read it at once.
+/// Written whole: who watches for it may read it at once. The directory may be another user's, so that nothing there
+/// is written through: the file is new.
 pub fn write_pid_file(command: &Command, pid: i32) -> Result<()> {
     let Some(path) = command.path("--pid-file") else {
         return Ok(());
     };
-    let new = path.with_extension("new");
-    std::fs::write(&new, pid.to_string()).and_then(|()| std::fs::rename(&new, path)).map_err(io(path))
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let new = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    let written = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&new)
+        .and_then(|mut file| std::io::Write::write_all(&mut file, pid.to_string().as_bytes()));
+    written.and_then(|()| std::fs::rename(&new, path)).map_err(io(path))
 }
 
 /// Sends the terminal to whoever listens on the console socket; gives it back if nobody is asked for.
@@ -92,16 +100,21 @@ pub fn load<T: for<'a> serde::Deserialize<'a>>(path: &Path) -> Result<T> {
     serde_json::from_slice(&read(path)?).map_err(|e| Error::invalid(path.display(), e))
 }
 
-/// Reads a file; `-` is standard input.
+/// Longest document read. A real config.json has some tens of kilobytes.
+const DOCUMENT_BYTES_MAX: u64 = 16 << 20;
+
+/// Reads a file of at most [`DOCUMENT_BYTES_MAX`]; `-` is standard input.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    match path.to_str() {
-        Some("-") => {
-            let mut bytes = Vec::new();
-            std::io::Read::read_to_end(&mut std::io::stdin(), &mut bytes).map_err(io(path))?;
-            Ok(bytes)
-        }
-        _ => std::fs::read(path).map_err(io(path)),
+    let source: Box<dyn Read> = match path.to_str() {
+        Some("-") => Box::new(std::io::stdin()),
+        _ => Box::new(std::fs::File::open(path).map_err(io(path))?),
+    };
+    let mut bytes = Vec::new();
+    source.take(DOCUMENT_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(io(path))?;
+    if bytes.len() as u64 > DOCUMENT_BYTES_MAX {
+        return Err(Error::invalid(path.display(), format!("is longer than {DOCUMENT_BYTES_MAX} bytes")));
     }
+    Ok(bytes)
 }
 
 /// An error about a file.
