@@ -44,7 +44,7 @@ fn request(running: &Running, process: runtime::exec::ProcessPlan, stdio: Stdio)
     }
 }
 
-fn run(running: &Running, commands: &[&str], edit: impl FnOnce(&mut Value)) -> runtime::Result<Outcome> {
+pub fn run(running: &Running, commands: &[&str], edit: impl FnOnce(&mut Value)) -> runtime::Result<Outcome> {
     let (reader, stdio) = output();
     let Executed { pidfd, warnings, .. } = exec(request(running, process(commands, edit), stdio))?;
     Ok(Outcome::collect(reader, &pidfd, warnings))

@@ -1,7 +1,7 @@
 //! A container to try things in: the test binary itself in an otherwise empty root.
 
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -227,7 +227,7 @@ pub struct Running {
 
 impl Running {
     pub fn kill(self) -> Outcome {
-        rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL).unwrap();
+        runtime::pidfd::send_signal(&self.pidfd, rustix::process::Signal::KILL).unwrap();
         Outcome::collect(self.reader, &self.pidfd, self.warnings)
     }
 }
@@ -256,14 +256,9 @@ impl Outcome {
     }
 }
 
-/// Reaps a child.
+/// Reaps a child: its exit code, or 128 and the signal.
 pub fn wait(pidfd: &OwnedFd) -> i32 {
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
-    let status = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED).unwrap().unwrap();
-    match status.exit_status() {
-        Some(code) => code,
-        None => 128 + status.terminating_signal().unwrap(),
-    }
+    runtime::pidfd::wait(pidfd).unwrap()
 }
 
 /// Standard streams: nothing in, a pipe out.

@@ -15,6 +15,7 @@ const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Sets of system calls to do without.
 pub const SETS: &[(&str, &[&str])] = &[
+    ("processes", &["clone3", "close_range", "pidfd_open", "pidfd_send_signal", "execveat", "keyctl"]),
     ("openat2", &["openat2"]),
     (
         "mount-api",
@@ -32,7 +33,11 @@ pub const SETS: &[(&str, &[&str])] = &[
 ];
 
 /// Those of [`SETS`] that every run of the tests tries: the ones whose fallbacks are complete.
-pub const AGAIN: &[&str] = &["openat2", "mount-api", "openat2,mount-api:EPERM"];
+pub const AGAIN: &[&str] = &["processes", "openat2", "mount-api", "openat2,mount-api:EPERM"];
+
+/// Tests that take long, or look at system calls themselves: once is enough.
+const ONCE: &[&str] =
+    &["_race", "_steps_of_", "_sealed_copy", "_cut_short_", "_without_cgroup_kill", "_writer_", "_leaked_"];
 
 /// What this test process does without.
 static LACKING: OnceLock<Vec<String>> = OnceLock::new();
@@ -74,6 +79,7 @@ pub fn run_all(tests: &[Test], args: &[String]) -> ExitCode {
     let chosen: Vec<(String, &str, &str)> = without
         .into_iter()
         .flat_map(|without| tests.iter().map(move |(name, _)| (title(name, without), *name, without)))
+        .filter(|(_, name, without)| without.is_empty() || !ONCE.iter().any(|part| name.contains(part)))
         .filter(|(title, ..)| filters.is_empty() || filters.iter().any(|f| title.contains(*f)))
         .collect();
     if args.iter().any(|a| a == "--list") {

@@ -4,22 +4,31 @@
 //! NAME WITHOUT` is such a process; `kernel --program COMMAND…` is what runs inside the containers.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod attack;
 mod attributes;
+mod binary;
+mod bundle;
 mod cgroup;
 mod container;
+mod escape;
 mod exec;
 mod failure;
 mod fixture;
 mod harness;
 mod hooks;
 mod hostile;
+mod inside;
 mod mounts;
 mod namespaces;
 mod program;
 mod propagation;
+mod races;
+mod records;
 mod resources;
 mod restrictions;
 mod seccomp;
+mod steps;
+mod supervise;
 
 fn main() -> std::process::ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -37,6 +46,12 @@ fn main() -> std::process::ExitCode {
         attributes::TESTS,
         seccomp::TESTS,
         hostile::TESTS,
+        binary::TESTS,
+        escape::TESTS,
+        inside::TESTS,
+        races::TESTS,
+        records::TESTS,
+        steps::TESTS,
     ]
     .concat();
     match args.first().map(String::as_str) {

@@ -16,7 +16,7 @@ pub fn main(commands: &[String]) {
     }
 }
 
-fn errno(e: &std::io::Error) -> Errno {
+pub fn errno(e: &std::io::Error) -> Errno {
     e.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)
 }
 
@@ -69,7 +69,7 @@ fn x32(number: i64) -> i64 {
     }
 }
 
-fn run(words: &[&str]) -> std::io::Result<String> {
+pub fn run(words: &[&str]) -> std::io::Result<String> {
     let flags = |n: &str| nix::sched::CloneFlags::from_bits_retain(n.parse().unwrap());
     Ok(match words {
         ["cat", path] => {
@@ -289,6 +289,6 @@ fn run(words: &[&str]) -> std::io::Result<String> {
             std::thread::sleep(std::time::Duration::from_secs(600));
             "slept".into()
         }
-        other => panic!("unknown command {other:?}"),
+        _ => return crate::attack::run(words),
     })
 }
