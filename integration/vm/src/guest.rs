@@ -105,6 +105,9 @@ fn run_all() -> std::io::Result<usize> {
             .env("RUST_BACKTRACE", "0")
             // Once each: the machine is emulated, and the fallbacks are tried outside.
             .env("PODYARD_WITHOUT", "")
+            // An emulated machine has little time for races and for commands struck at each step.
+            .env("PODYARD_RACE_SECONDS", "1")
+            .env("PODYARD_STEPS_SECONDS", "2")
             .status()?;
         if !status.success() {
             println!("vm: {line}: {status}");

@@ -165,6 +165,21 @@ fn root_volumes_and_shared_namespaces_reach_the_containers() {
 }
 
 #[test]
+fn root_cve_2019_5736_the_shims_program_cannot_be_written() {
+    if !is_root() {
+        return;
+    }
+    let (pod, mut client) = Pod::ready();
+    pod.run(&mut client, &id("web", 0), "exec sleep 1000");
+    let path = format!("/proc/{}/exe", pod.shim.as_ref().unwrap().process.pid);
+    let found = rustix::fs::statvfs(&path).unwrap();
+    assert!(found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY), "{found:?}");
+    let error = std::fs::OpenOptions::new().append(true).open(&path).unwrap_err();
+    let refused = [rustix::io::Errno::ROFS, rustix::io::Errno::TXTBSY].map(|e| Some(e.raw_os_error()));
+    assert!(refused.contains(&error.raw_os_error()), "{error}");
+}
+
+#[test]
 fn root_exec_runs_in_the_container() {
     if !is_root() {
         return;

@@ -26,9 +26,14 @@ pub struct Directory(pub PathBuf);
 
 impl Directory {
     pub fn new() -> Self {
-        let path = std::env::temp_dir().join(unique("dir"));
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
+        // A test that was killed leaves its own, and its pid is given away again.
+        loop {
+            let path = std::env::temp_dir().join(unique("dir"));
+            match std::fs::create_dir(&path) {
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                made => return made.map(|()| Self(path)).unwrap(),
+            }
+        }
     }
 }
 
