@@ -1,7 +1,8 @@
 //! An independent witness of the law "at most one": looks at /proc throughout, trusts nothing that Podyard says.
 //!
 //! Two living processes of different pods that have the same volume mounted at `/data` are two incarnations that hold one
-//! disk. What is compared is the kernel's identity of the mount (device and root directory), from /proc/PID/mountinfo.
+//! disk. What is compared is the kernel's identity of the mount, from /proc/PID/mountinfo: the file behind a loop device, so
+//! that two devices on one image are seen too, or else device and root directory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -96,7 +97,10 @@ fn holder(process: &Path, parent: &str) -> Option<(String, Holder)> {
     // Any of these files may be gone while we look: the process ended.
     let cgroups = fs::read_to_string(process.join("cgroup")).ok()?;
     let pod = cgroups.lines().find_map(|line| pod_uid(line, parent))?;
-    let volume = volume(&fs::read_to_string(process.join("mountinfo")).ok()?)?;
+    let (device, root) = volume(&fs::read_to_string(process.join("mountinfo")).ok()?)?;
+    let file = fs::read_to_string(format!("/sys/dev/block/{device}/loop/backing_file"));
+    let volume =
+        file.map_or_else(|_| format!("{device} {root}"), |file| format!("{} {root}", file.trim_end()));
     let started = start_time(&fs::read_to_string(process.join("stat")).ok()?)?;
     Some((volume, Holder { pid: process.file_name()?.to_str()?.to_owned(), started, pod }))
 }
@@ -126,11 +130,11 @@ fn pod_uid(line: &str, parent: &str) -> Option<String> {
 }
 
 /// Device and root of what is mounted at the pets' mount point. proc_pid_mountinfo(5).
-fn volume(mountinfo: &str) -> Option<String> {
+fn volume(mountinfo: &str) -> Option<(String, String)> {
     // The last is on top.
     let mounts = mountinfo.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     let found = mounts.rev().find(|fields| fields.get(4) == Some(&MOUNT_POINT))?;
-    Some(format!("{} {}", found[2], found[3]))
+    Some((found[2].to_owned(), found[3].to_owned()))
 }
 
 #[cfg(test)]
@@ -145,6 +149,6 @@ mod tests {
         assert_eq!(pod_uid("0::/y/nodes/n1/pods/podu-1/main.0", "/y").as_deref(), Some("u-1"));
         assert_eq!(pod_uid("0::/y/nodes/n1/shims/u-1", "/y"), None);
         let mounts = "1 2 8:1 / / rw - ext4 x rw\n3 1 8:1 /v/h/data /data rw - ext4 x rw\n";
-        assert_eq!(volume(mounts).as_deref(), Some("8:1 /v/h/data"));
+        assert_eq!(volume(mounts), Some(("8:1".into(), "/v/h/data".into())));
     }
 }

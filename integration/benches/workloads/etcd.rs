@@ -18,6 +18,7 @@ pub static WORKLOAD: Workload = Workload {
     service: "etcd-client",
     port: 2379,
     replicas: 3,
+    has_quorum: true,
     scales: &[2, 3],
     open: |address| Ok(Box::new(Etcd { socket: Socket::open(address)?, address })),
     leader,

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! cargo workload etcd | postgres | mariadb | zookeeper      everything that one of them must bear, with figures
-//! cargo workload failover postgres [KILLS]                  kills the node of the primary again and again
+//! cargo workload failover postgres [KILLS [FILE]]           kills the node of the primary again and again; the figures are
+//!                                                           of this run and of those whose times FILE has
+//! cargo workload rest                                       all four at rest: what Podyard writes meanwhile
 //! ```
 //! Debian's packages must be installed, and the caller be root. Each run makes a yard of its own with three nodes, and
 //! removes it. A writer records every write that was acknowledged; at the end all of them are read from every pet.
@@ -11,6 +13,7 @@
 mod etcd;
 mod mariadb;
 mod postgres;
+mod rest;
 mod scenario;
 mod socket;
 mod store;
@@ -36,8 +39,10 @@ fn main() {
         // Run by this program itself, in the namespace that is the host to the yard.
         ["write", name, address, log] => writer::write(named(name), address, log),
         ["read", name, address] => writer::read(named(name), address),
-        ["failover", name] => failover(named(name), KILLS),
-        ["failover", name, kills] => failover(named(name), kills.parse().expect("a number of kills")),
+        ["failover", name] => failover(named(name), KILLS, None),
+        ["failover", name, kills] => failover(named(name), number(kills), None),
+        ["failover", name, kills, file] => failover(named(name), number(kills), Some(file.as_ref())),
+        ["rest"] => rest(),
         [] => WORKLOADS.iter().for_each(|workload| run(workload)),
         // `cargo bench -- WORD` gives its word to every bench.
         _ => WORKLOADS.iter().filter(|one| words.contains(&one.name)).for_each(|workload| run(workload)),
@@ -57,9 +62,19 @@ fn run(workload: &'static Workload) {
     }
 }
 
-fn failover(workload: &'static Workload, kills: usize) {
+fn number(kills: &str) -> usize {
+    kills.parse().expect("a number of kills")
+}
+
+fn failover(workload: &'static Workload, kills: usize, file: Option<&std::path::Path>) {
     if can_run(workload) {
-        scenario::failover(workload, kills);
+        scenario::failover(workload, kills, file);
+    }
+}
+
+fn rest() {
+    if WORKLOADS.iter().all(|workload| can_run(workload)) {
+        rest::rest(WORKLOADS);
     }
 }
 

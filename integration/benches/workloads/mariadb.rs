@@ -16,6 +16,7 @@ pub static WORKLOAD: Workload = Workload {
     service: "mariadb-primary",
     port: 3306,
     replicas: 3,
+    has_quorum: false,
     scales: &[2, 3],
     open: |address| Ok(Box::new(MariaDb::open(address)?)),
     leader: |_| "mariadb-0".into(),

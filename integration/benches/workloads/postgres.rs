@@ -16,6 +16,7 @@ pub static WORKLOAD: Workload = Workload {
     service: "postgres-primary",
     port: 5432,
     replicas: 2,
+    has_quorum: false,
     scales: &[1, 3, 2],
     open: |address| Ok(Box::new(Postgres::open(address)?)),
     leader: |_| "postgres-0".into(),

@@ -8,12 +8,17 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Nodes that may be killed; node-0 takes no pets.
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// More than any blow may cost: a quorum is kept, or a pet is back.
 const PAUSE_MAX: Duration = Duration::from_secs(15);
+/// A node that is silent for so long is taken for lost: the daemon's default; and where the others carry on, longer than
+/// they need for that on a busy machine, so that it is seen to be them.
+pub const GRACE: Duration = Duration::from_secs(4);
+const GRACE_OF_QUORUM: Duration = Duration::from_secs(10);
 /// Acknowledged writes between two blows.
 const CALM: usize = 100;
 
@@ -23,14 +28,22 @@ struct Stage {
     workload: &'static Workload,
 }
 
+/// A yard of three nodes that are ready, and of node-0, which takes no pets.
+pub fn yard(name: &str, grace: Duration) -> Yard {
+    let mut yard = Yard::prepare(PROGRAM, name);
+    yard.daemon_args(&[&format!("--node-grace-period={}s", grace.as_secs())]);
+    yard.start_daemon();
+    for node in NODES {
+        yard.ok(&["node", "add", node]);
+    }
+    yard.ok(&["node", "cordon", "node-0"]);
+    NODES.iter().for_each(|node| await_node(&yard, node));
+    yard
+}
+
 impl Stage {
     fn set(workload: &'static Workload) -> Stage {
-        let yard = Yard::start(PROGRAM, workload.name).expect("we are root");
-        for node in NODES {
-            yard.ok(&["node", "add", node]);
-        }
-        yard.ok(&["node", "cordon", "node-0"]);
-        NODES.iter().for_each(|node| await_node(&yard, node));
+        let yard = yard(workload.name, grace(workload));
         let stage = Stage { yard, workload };
         let begun = Instant::now();
         stage.yard.apply(workload.manifest);
@@ -52,6 +65,13 @@ impl Stage {
 
     fn set_object(&self) -> Value {
         self.yard.get(&["statefulset", self.workload.name]).expect("the set is there")
+    }
+
+    /// What the pet's claim says of the last fence that released it.
+    fn proof(&self, pet: &str) -> Value {
+        let claim = self.yard.get(&["pvc", &format!("data-{pet}")]).expect("the claim is there");
+        let text = claim["metadata"]["annotations"]["podyard.io/fenced"].as_str().expect("it was fenced");
+        serde_json::from_str(text).expect("the proof is JSON")
     }
 
     fn node_of(&self, pet: &str) -> String {
@@ -78,7 +98,8 @@ pub fn run(workload: &'static Workload) {
     let writer = Writer::start(&stage.yard, workload);
     writer.progress(CALM);
     pet_killed(&stage, &writer);
-    node_killed(&stage, &writer);
+    node_lost(&stage, &writer, Loss::Kill);
+    node_lost(&stage, &writer, Loss::Cut);
     updated(&stage, &writer);
     scaled(&stage, &writer);
     let written = writer.stop();
@@ -119,26 +140,59 @@ fn pet_killed(stage: &Stage, writer: &Writer) {
     writer.progress(CALM);
 }
 
-/// The node of the pet that matters most loses its power.
-fn node_killed(stage: &Stage, writer: &Writer) {
+fn grace(workload: &Workload) -> Duration {
+    if workload.has_quorum { GRACE_OF_QUORUM } else { GRACE }
+}
+
+/// How a node is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    /// It loses its power: the kernel says so at once.
+    Kill,
+    /// It lives, but nobody hears it: lost after [`grace`] of silence.
+    Cut,
+}
+
+impl Loss {
+    fn verb(self) -> &'static str {
+        match self {
+            Loss::Kill => "kill",
+            Loss::Cut => "cut",
+        }
+    }
+}
+
+/// The node of the pet that matters most is lost, and later healed.
+fn node_lost(stage: &Stage, writer: &Writer, loss: Loss) {
     let pet = (stage.workload.leader)(&stage.yard);
-    let (blow, node) = fell(stage, &pet);
+    let old = stage.yard.ready(&pet)["metadata"]["uid"].clone();
+    let (blow, node) = fell(stage, &pet, loss);
     stage.ready(stage.workload.replicas);
     writer.progress_after(now());
     let to = stage.node_of(&pet);
     assert_ne!(to, node, "{pet} moved");
-    told(&format!("{node} killed, {pet} moved to {to}"), writer.longest_pause(blow), blow);
+    let proof = stage.proof(&pet);
+    assert_eq!(
+        (&proof["node"], &proof["holder"]),
+        (&json!(node), &old),
+        "{pet}'s claim was released by a fence"
+    );
+    let pause = writer.longest_pause(blow);
+    told(&format!("{node} lost by {}, {pet} moved to {to}", loss.verb()), pause, blow);
+    if loss == Loss::Cut && stage.workload.has_quorum {
+        assert!(pause.length < GRACE_OF_QUORUM, "the others carried on before {pet} moved: {pause:?}");
+    }
     stage.yard.ok(&["node", "heal", &node]);
     await_node(&stage.yard, &node);
     writer.progress(CALM);
 }
 
-/// Kills the node of a pet, and waits until the pet's pod was replaced; when that began, and the node.
-fn fell(stage: &Stage, pet: &str) -> (u64, String) {
+/// Loses the node of a pet, and waits until the pet's pod was replaced; when that began, and the node.
+fn fell(stage: &Stage, pet: &str, loss: Loss) -> (u64, String) {
     let old = stage.yard.ready(pet)["metadata"]["uid"].clone();
     let node = stage.node_of(pet);
     let blow = now();
-    stage.yard.ok(&["node", "kill", &node]);
+    stage.yard.ok(&["node", loss.verb(), &node]);
     until(&format!("another {pet} takes over"), || match stage.yard.get(&["pod", pet]) {
         Some(pod) if pod["metadata"]["uid"] != old => Ok(()),
         other => Err(other.map(|pod| pod["metadata"].clone())),
@@ -219,15 +273,15 @@ fn read_back(stage: &Stage, written: &BTreeSet<u64>) {
     }
 }
 
-/// Kills the node of the leader again and again; how long writes stopped.
-pub fn failover(workload: &'static Workload, kills: usize) {
+/// Kills the node of the leader again and again; how long writes stopped. The times are added to those of `file`.
+pub fn failover(workload: &'static Workload, kills: usize, file: Option<&Path>) {
     let stage = Stage::set(workload);
     let writer = Writer::start(&stage.yard, workload);
     let mut times = Vec::new();
     for round in 1..=kills {
         writer.progress(CALM);
         let pet = (workload.leader)(&stage.yard);
-        let (blow, node) = fell(&stage, &pet);
+        let (blow, node) = fell(&stage, &pet, Loss::Kill);
         // The new pod is made after the old one is proved gone: this write is the new one's.
         writer.progress_after(now());
         let pause = writer.longest_pause(blow);
@@ -244,14 +298,26 @@ pub fn failover(workload: &'static Workload, kills: usize) {
     }
     let written = writer.stop();
     read_back(&stage, &written);
+    if let Some(file) = file {
+        times.extend(known(file));
+        let text: String = times.iter().map(|time| format!("{}\n", time.as_micros())).collect();
+        std::fs::write(file, text).expect("keep the times");
+    }
     times.sort();
     let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize].as_millis();
     println!(
-        "{}: node killed to next acknowledged write: p50 {} ms, p90 {}, p99 {}, most {} (n = {kills})",
+        "{}: node killed to next acknowledged write: p50 {} ms, p90 {}, p99 {}, most {} (n = {})",
         workload.name,
         at(0.5),
         at(0.9),
         at(0.99),
-        at(1.0)
+        at(1.0),
+        times.len()
     );
+}
+
+/// Times of runs before, in microseconds, one a line; none if there is no such file.
+fn known(file: &Path) -> Vec<Duration> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    text.lines().map(|line| Duration::from_micros(line.parse().expect("microseconds"))).collect()
 }

@@ -21,6 +21,8 @@ pub struct Workload {
     pub port: u16,
     /// Pets in the manifest.
     pub replicas: usize,
+    /// Whether the others carry on without any one of them.
+    pub has_quorum: bool,
     /// Sizes it is scaled to, one after the other; ends with `replicas`.
     pub scales: &'static [usize],
     /// Opens a connection.

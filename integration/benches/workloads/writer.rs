@@ -119,7 +119,7 @@ struct Seen {
 impl Writer {
     /// Starts one that writes to the workload's Service, and waits for its first acknowledged write.
     pub fn start(yard: &Yard, workload: &Workload) -> Writer {
-        let log = yard.dir().join("written.log");
+        let log = yard.dir().join(format!("written-{}.log", workload.name));
         let address = format!("{}:{}", yard.vip(workload.service), workload.port);
         let path = log.to_string_lossy().into_owned();
         let words = ["ns", "enter", "--host", "--", &ourselves(), "write", workload.name, &address, &path];

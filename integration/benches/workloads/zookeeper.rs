@@ -17,6 +17,7 @@ pub static WORKLOAD: Workload = Workload {
     service: "zookeeper-client",
     port: 2181,
     replicas: 3,
+    has_quorum: true,
     scales: &[2, 3],
     open: |address| Ok(Box::new(ZooKeeper::open(address)?)),
     leader,
