@@ -20,6 +20,7 @@ use crate::console::WindowSize;
 use crate::error::{Call, Error, Kind, Result, Step};
 use crate::labels::Labels;
 use crate::mounts::beneath::{self, Links};
+use crate::program;
 use crate::protocol::{Ask, Channel};
 use crate::seccomp::Filter;
 use crate::sys;
@@ -89,9 +90,6 @@ pub enum Stdio {
 
 /// Longest `/etc/passwd` read for `HOME`. The file is the image's.
 const PASSWD_BYTES_MAX: u64 = 1 << 20;
-
-/// Where programs are looked for when the environment has no `PATH`.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl ProcessPlan {
     /// Checks the spec's process.
@@ -272,6 +270,7 @@ pub(crate) struct Settling<'a, 'fd> {
 
 /// A process ready to run its program.
 pub(crate) struct Settled<'a> {
+    program: CString,
     args: &'a [CString],
     env: Vec<CString>,
     /// Loaded last if it may be, so that it need not allow the steps before.
@@ -323,11 +322,12 @@ impl<'a> Settling<'a, '_> {
         // As the user: chdir must not gain rights.
         self.change_directory().step(format!("chdir to {}", process.cwd.display()))?;
         sys::close_range_cloexec(3_u32.saturating_add(process.preserved_fds), Some(self.proc))?;
+        let program = program::find(&process.args[0], &env)?;
         // At the latest now, while there is somebody to hand its descriptor on.
         if let Some(filter) = seccomp.take_if(|filter| filter.agent().is_some()) {
             self.load(filter)?;
         }
-        Ok(Settled { args: &process.args, env, seccomp })
+        Ok(Settled { program, args: &process.args, env, seccomp })
     }
 
     fn load(&self, filter: &Filter) -> Result<()> {
@@ -425,36 +425,8 @@ impl Settled<'_> {
         if let Err(e) = self.seccomp.map_or(Ok(()), Filter::load) {
             return e;
         }
-        let name = self.args[0].as_c_str();
-        let shown = name.to_string_lossy();
-        if name.to_bytes().contains(&b'/') {
-            let errno = sys::execve(name, self.args, &self.env);
-            return Error::sys(format!("exec {shown}"), errno);
-        }
-        let path = self
-            .env
-            .iter()
-            .find_map(|e| e.to_bytes().strip_prefix(b"PATH="))
-            .unwrap_or(DEFAULT_PATH.as_bytes());
-        let mut answer = Errno::ENOENT;
-        for dir in path.split(|b| *b == b':') {
-            // An empty element is the working directory. Source: execvp(3).
-            let dir = if dir.is_empty() { b"." } else { dir };
-            let full = Path::new(OsStr::from_bytes(dir)).join(OsStr::from_bytes(name.to_bytes()));
-            let Ok(full) = CString::new(full.into_os_string().into_encoded_bytes()) else {
-                continue;
-            };
-            match sys::execve(&full, self.args, &self.env) {
-                Errno::ENOENT | Errno::ENOTDIR => {}
-                Errno::EACCES => answer = Errno::EACCES,
-                other => return Error::sys(format!("exec {shown}"), other),
-            }
-        }
-        let path = String::from_utf8_lossy(path);
-        match answer {
-            Errno::ENOENT => Error::sys(format!("exec {shown} (not in PATH={path})"), answer),
-            other => Error::sys(format!("exec {shown}"), other),
-        }
+        let errno = sys::execve(&self.program, self.args, &self.env);
+        Error::sys(format!("exec {}", self.args[0].to_string_lossy()), errno)
     }
 }
 

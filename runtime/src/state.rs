@@ -58,20 +58,35 @@ impl Status {
     /// Whether `verb` may be asked in this status.
     ///
     /// # Errors
-    /// `Invalid`, naming both. Source: runtime-spec, runtime.md, "Operations".
+    /// `Invalid`, in words that callers of runc look for. Source: runtime-spec, runtime.md, "Operations".
     pub fn permits(self, verb: Verb) -> Result<()> {
         use Status::{Created, Paused, Running, Stopped};
-        match (verb, self) {
+        let refused = match (verb, self) {
             (Verb::Start, Created)
             | (Verb::Kill, Created | Running | Paused)
             | (Verb::Delete, Stopped)
             | (Verb::Exec, Created | Running | Paused)
             | (Verb::Pause, Created | Running)
-            | (Verb::Resume, Paused) => Ok(()),
-            (verb, status) => Err(Error::new(
-                Kind::Invalid,
-                format!("{verb:?} is not possible while {status:?}").to_lowercase(),
-            )),
+            | (Verb::Resume, Paused) => return Ok(()),
+            (Verb::Start, Running | Paused) => "cannot start an already running container",
+            (Verb::Start, _) => "cannot start a container that has stopped",
+            // containerd's shim takes this for "it is gone already", and all is well.
+            (Verb::Kill | Verb::Pause, _) => "container not running",
+            (Verb::Delete, _) => "cannot delete container that is not stopped",
+            (Verb::Exec, _) => "cannot exec in a stopped container",
+            (Verb::Resume, _) => "container not paused",
+        };
+        Err(Error::new(Kind::Invalid, format!("{refused}: {}", self.name())))
+    }
+
+    /// As the specification spells it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
         }
     }
 }

@@ -622,3 +622,13 @@ pub(crate) fn own(fd: RawFd) -> OwnedFd {
     // SAFETY: recvmsg installed this descriptor for us alone; the caller hands it over once.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
+
+/// A real-time signal by the kernel's number.
+///
+/// # Panics
+/// If the number is not one of theirs.
+pub(crate) fn realtime(number: i32) -> rustix::process::Signal {
+    assert!((34..=64).contains(&number), "{number} is not a real-time signal");
+    // SAFETY: the kernel knows it, and the C library keeps only 32 and 33 for itself.
+    unsafe { rustix::process::Signal::from_raw_unchecked(number) }
+}

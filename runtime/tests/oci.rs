@@ -118,13 +118,13 @@ fn root_life_of_a_container() {
     assert_eq!(state["pid"].to_string(), std::fs::read_to_string(&pid_file).unwrap());
     assert_eq!(state["bundle"], directory);
     bundle.fails(&["create", "--bundle", &directory, &bundle.id], "already exists");
-    bundle.fails(&["delete", &bundle.id], "delete is not possible while created");
+    bundle.fails(&["delete", &bundle.id], "cannot delete container that is not stopped: created");
     assert!(bundle.ok(&["list"]).contains(&bundle.id));
     bundle.ok(&["start", &bundle.id]);
     bundle.await_status("stopped");
-    bundle.fails(&["start", &bundle.id], "start is not possible while stopped");
-    bundle.fails(&["kill", &bundle.id, "KILL"], "kill is not possible while stopped");
-    bundle.fails(&["exec", &bundle.id, "/bin/tool"], "exec is not possible while stopped");
+    bundle.fails(&["start", &bundle.id], "cannot start a container that has stopped");
+    bundle.fails(&["kill", &bundle.id, "KILL"], "container not running: stopped");
+    bundle.fails(&["exec", &bundle.id, "/bin/tool"], "cannot exec in a stopped container");
     bundle.ok(&["delete", &bundle.id]);
     bundle.fails(&["delete", &bundle.id], "does not exist");
     bundle.ok(&["delete", "--force", &bundle.id]);
@@ -138,6 +138,7 @@ fn root_kill_before_start_and_delete() {
     };
     bundle.create();
     bundle.fails(&["kill", &bundle.id, "NOSUCH"], "unknown");
+    bundle.ok(&["kill", &bundle.id, "0"]);
     bundle.ok(&["kill", &bundle.id, "SIGKILL"]);
     bundle.await_status("stopped");
     bundle.ok(&["delete", &bundle.id]);
@@ -160,7 +161,10 @@ fn root_run_returns_output_and_exit_code() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "podyard-oci: container x does not exist\n");
     bundle.edit(|spec| spec["process"]["args"] = json!(["/bin/nope"]));
-    bundle.fails(&["run", "--bundle", &directory, &bundle.id], "podyard-oci: exec /bin/nope: ENOENT");
+    bundle.fails(
+        &["run", "--bundle", &directory, &bundle.id],
+        "podyard-oci: exec /bin/nope: ENOENT (no such file or directory)",
+    );
     assert_eq!(bundle.ok(&["list", "-q"]), "", "nothing is left of a failed run");
 }
 
@@ -325,11 +329,11 @@ fn root_pause_shows_and_resume_goes_on() {
     bundle.create();
     bundle.ok(&["pause", &bundle.id]);
     assert_eq!(bundle.state()["status"], "paused");
-    bundle.fails(&["pause", &bundle.id], "pause is not possible while paused");
-    bundle.fails(&["exec", &bundle.id, "/bin/tool"], "exec is not possible while paused");
+    bundle.fails(&["pause", &bundle.id], "container not running: paused");
+    bundle.fails(&["exec", &bundle.id, "/bin/tool"], "cannot exec in a paused container");
     bundle.ok(&["resume", &bundle.id]);
     assert_eq!(bundle.state()["status"], "created");
-    bundle.fails(&["resume", &bundle.id], "resume is not possible while created");
+    bundle.fails(&["resume", &bundle.id], "container not paused: created");
 }
 
 #[test]
@@ -392,6 +396,30 @@ fn root_errors_go_to_the_log_as_callers_read_them() {
     let line: Value = serde_json::from_str(std::fs::read_to_string(&log).unwrap().trim()).unwrap();
     assert_eq!(line["level"], "error");
     assert_eq!(line["msg"], "container nobody does not exist");
+    bundle.fails(&["--log-format", "xml", "state", "nobody"], "--log-format");
+    // Engines find out from these words what went wrong, and podman takes the whole file for one value: no warning
+    // may stand beside the error.
+    let directory = bundle.directory.to_str().unwrap().to_string();
+    for (program, words) in [
+        ("/bin/nope", "no such file or directory"),
+        ("nope", "executable file not found in $PATH"),
+        ("/etc", "permission denied"),
+    ] {
+        bundle.edit(|spec| {
+            spec["process"]["args"] = json!([program]);
+            spec["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 1u64 << 40}]);
+        });
+        std::fs::remove_file(&log).unwrap();
+        std::fs::create_dir_all(bundle.directory.join("rootfs/etc")).unwrap();
+        let log = log.to_str().unwrap();
+        bundle.fails(
+            &["--log", log, "--log-format", "json", "create", "--bundle", &directory, &bundle.id],
+            words,
+        );
+        let value: Value = serde_json::from_slice(&std::fs::read(log).unwrap()).unwrap();
+        assert!(value["msg"].as_str().unwrap().contains(words), "{value}");
+    }
+    bundle.edit(|spec| spec["process"]["args"] = json!(["/bin/tool"]));
     bundle.create();
     let output = bundle.run(&["exec", &bundle.id, "/bin/nope"]);
     assert_eq!(output.status.code(), Some(255), "runc's code for a program that never ran");

@@ -114,7 +114,7 @@ fn failure_has_a_name() {
     assert_eq!(error.to_string(), "exec /bin/nope: ENOENT");
     assert_eq!(error.kind(), runtime::Kind::NotFound);
     let error = run(&running, &[], |p| p["args"] = json!(["nope"])).unwrap_err();
-    assert_eq!(error.to_string(), "exec nope (not in PATH=/): ENOENT");
+    assert_eq!(error.to_string(), "exec nope (executable file not found in $PATH=/): ENOENT");
     let error = run(&running, &[], |p| p["args"] = json!(["/in-root"])).unwrap_err();
     assert_eq!(error.to_string(), "exec /in-root: EACCES");
     let error = run(&running, &[], |p| p["cwd"] = json!("/in-root/x")).unwrap_err();

@@ -216,7 +216,7 @@ fn install(profile: serde_json::Value) {
 fn exec_failure() {
     for (args, text) in [
         (json!(["/bin/nope"]), "exec /bin/nope: ENOENT"),
-        (json!(["nope"]), "exec nope (not in PATH=/bin): ENOENT"),
+        (json!(["nope"]), "exec nope (executable file not found in $PATH=/bin): ENOENT"),
         (json!(["/in-root"]), "exec /in-root: EACCES"),
         (json!(["/dev"]), "exec /dev: EACCES"),
     ] {
@@ -238,7 +238,7 @@ fn gate_dropped() {
 fn start_from_another_process() {
     let directory = Directory::new();
     let path = directory.0.join("start");
-    for (program, expected) in [("/program", Ok(())), ("/nope", Err("exec /nope: ENOENT"))] {
+    for (program, expected) in [("/program", Ok(())), ("/in-root", Err("exec /in-root: ENOEXEC"))] {
         let socket = nix::sys::socket::socket(
             nix::sys::socket::AddressFamily::Unix,
             nix::sys::socket::SockType::SeqPacket,
@@ -251,6 +251,8 @@ fn start_from_another_process() {
         nix::sys::socket::bind(socket.as_raw_fd(), &address).unwrap();
         nix::sys::socket::listen(&socket, nix::sys::socket::Backlog::new(1).unwrap()).unwrap();
         let mut case = Case::new(&[]).set("/process/args", json!([program, "--program", "pid"]));
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(case.root.0.join("in-root"), executable).unwrap();
         let (reader, stdio) = output();
         let mut request = case.request(stdio).unwrap();
         request.start_listener = Some(socket);

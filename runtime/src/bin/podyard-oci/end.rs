@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use runtime::cgroup::Cgroup;
 use runtime::hooks::{self, Hooks};
+use runtime::signal::{self, Signal};
 use runtime::state::{Directory, Identity, State, Status, Verb};
 use runtime::{Error, Kind, Result};
 
@@ -18,36 +18,44 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// How long a container may go on running when it is to be deleted, in milliseconds.
 const MOMENT_MS: u8 = 100;
 
-/// `kill`: a signal to the first process or, with `--all`, to every process.
+/// `kill`: a signal to the first process or, with `--all`, to every process. Signal 0 only asks whether there is one.
 pub fn kill(command: &Command) -> Result<()> {
     let (directory, state) = find(command)?;
-    let signal = signal(command.args.get(1).map_or("TERM", String::as_str))?;
+    let signal = match command.args.get(1).map_or("TERM", String::as_str) {
+        "0" => None,
+        text => Some(signal::parse(text)?),
+    };
     let status = directory.status(&state)?;
-    if command.has("--all") {
+    if let (true, Some(signal)) = (command.has("--all"), signal) {
         return kill_all(&state, signal);
     }
     status.permits(Verb::Kill)?;
-    let Some(pidfd) = state.process()? else {
-        return Err(Error::new(Kind::NotFound, "the container has just stopped"));
-    };
-    let named = rustix::process::Signal::from_named_raw(signal as i32);
-    let named = named.ok_or_else(|| Error::invalid("signal", signal))?;
-    runtime::pidfd::send_signal(&pidfd, named)
+    match (state.process()?, signal) {
+        (Some(pidfd), Some(signal)) => runtime::pidfd::send_signal(&pidfd, signal),
+        (Some(_), None) => Ok(()),
+        // It has exited since.
+        (None, _) => Status::Stopped.permits(Verb::Kill),
+    }
 }
 
 /// Also of a container whose first process has exited: others may run on in a shared PID namespace.
 fn kill_all(state: &State, signal: Signal) -> Result<()> {
+    use rustix::process::{Pid, kill_process};
     let cgroup = cgroup_of(state)?;
-    if signal == Signal::SIGKILL {
+    if signal == Signal::KILL {
         return cgroup.kill();
     }
-    for pid in cgroup.pids()? {
-        match nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal) {
-            Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
-            Err(e) => return Err(Error::sys(format!("kill({pid}, {signal})"), e)),
+    for pid in cgroup.pids()?.into_iter().filter_map(Pid::from_raw) {
+        match kill_process(pid, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(e) => return Err(sys(format!("kill({pid:?}, {signal:?})"), e)),
         }
     }
     Ok(())
+}
+
+fn sys(call: String, errno: rustix::io::Errno) -> Error {
+    Error::sys(call, nix::errno::Errno::from_raw(errno.raw_os_error()))
 }
 
 /// `delete`: forgets a stopped container; with `--force` any, which is killed first.
@@ -133,15 +141,4 @@ pub fn resume(command: &Command) -> Result<()> {
     status.permits(Verb::Resume)?;
     debug_assert_eq!(status, Status::Paused);
     cgroup_of(&state)?.thaw()
-}
-
-/// A signal by number or name, with or without SIG.
-fn signal(text: &str) -> Result<Signal> {
-    let unknown = || Error::invalid("signal", format!("unknown {text:?}"));
-    if let Ok(number) = text.parse::<i32>() {
-        return Signal::try_from(number).map_err(|_| unknown());
-    }
-    let upper = text.to_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    format!("SIG{name}").parse().map_err(|_| unknown())
 }

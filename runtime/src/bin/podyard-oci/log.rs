@@ -1,11 +1,15 @@
 //! Errors and warnings where callers look for them: a log file, in the form that they asked for, and standard error.
 //!
-//! conmon and containerd-shim-runc-v2 read the file's last line with level `error`; people read standard error.
+//! containerd-shim-runc-v2 reads the file's last line with level `error`. podman reads the file as one JSON value, so a
+//! failed command must leave a single line: warnings are written to the file only by commands that succeed. People, and
+//! conmon, read standard error.
 
+use std::cell::RefCell;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use runtime::{Error, Result};
 use serde_json::json;
 
 use crate::options::Command;
@@ -15,28 +19,45 @@ use crate::options::Command;
 pub struct Log {
     path: Option<PathBuf>,
     json: bool,
+    warnings: RefCell<Vec<String>>,
 }
 
 impl Log {
     /// As the command line says; a path of `/dev/stderr` is standard error, which gets everything anyway.
-    pub fn of(command: &Command) -> Self {
+    ///
+    /// # Errors
+    /// `Invalid` for a format that is none.
+    pub fn of(command: &Command) -> Result<Self> {
         let path = command.path("--log").filter(|path| !path.as_os_str().is_empty()).map(PathBuf::from);
-        Self { path, json: command.value("--log-format") == Some("json") }
+        let json = match command.value("--log-format").unwrap_or("text") {
+            "json" => true,
+            "text" | "" => false,
+            other => {
+                return Err(Error::invalid("--log-format", format!("{other:?} is neither text nor json")));
+            }
+        };
+        Ok(Self { path, json, warnings: RefCell::default() })
     }
 
     /// Something was done in part only.
     pub fn warning(&self, text: &str) {
-        self.write("warning", text);
+        eprintln!("podyard-oci: warning: {text}");
+        self.warnings.borrow_mut().push(text.to_string());
+    }
+
+    /// The command succeeded.
+    pub fn success(&self) {
+        self.warnings.borrow().iter().for_each(|text| self.write("warning", text));
     }
 
     /// The command failed.
-    pub fn error(&self, text: &str) {
-        self.write("error", text);
+    pub fn error(&self, error: &Error) {
+        let text = worded(error);
+        eprintln!("podyard-oci: {text}");
+        self.write("error", &text);
     }
 
     fn write(&self, level: &str, text: &str) {
-        let spoken = if level == "error" { String::new() } else { format!("{level}: ") };
-        eprintln!("podyard-oci: {spoken}{text}");
         let Some(path) = &self.path else { return };
         let time = rfc3339(SystemTime::now());
         let line = match self.json {
@@ -48,6 +69,15 @@ impl Log {
         if let Err(error) = file.and_then(|mut file| writeln!(file, "{line}")) {
             eprintln!("podyard-oci: log to {}: {error}", path.display());
         }
+    }
+}
+
+/// The error with the kernel's answer in words, too: engines choose their own exit code by finding "no such file or
+/// directory", "permission denied" or "no such process" in it.
+fn worded(error: &Error) -> String {
+    match error.errno() {
+        Some(errno) => format!("{error} ({})", errno.desc().to_lowercase()),
+        None => error.to_string(),
     }
 }
 

@@ -30,18 +30,25 @@ const EXEC_FAILED: u8 = 255;
 /// One command; the process's exit code.
 #[cfg_attr(test, allow(dead_code))]
 fn start() -> u8 {
+    let refused = |error: &Error| {
+        Log::default().error(error);
+        1
+    };
     let command = match options::parse(std::env::args().skip(1)) {
         Ok(command) => command,
-        Err(error) => {
-            Log::default().error(&error.to_string());
-            return 1;
-        }
+        Err(error) => return refused(&error),
     };
-    let log = Log::of(&command);
+    let log = match Log::of(&command) {
+        Ok(log) => log,
+        Err(error) => return refused(&error),
+    };
     match run(&command, &log) {
-        Ok(code) => code,
+        Ok(code) => {
+            log.success();
+            code
+        }
         Err(error) => {
-            log.error(&error.to_string());
+            log.error(&error);
             if command.verb == "exec" { EXEC_FAILED } else { 1 }
         }
     }
@@ -49,7 +56,7 @@ fn start() -> u8 {
 
 fn run(command: &Command, log: &Log) -> Result<u8> {
     if command.has("--help") {
-        print!("{}", options::usage());
+        print!("{}", options::usage(command));
         return Ok(0);
     }
     if command.has("--version") {

@@ -19,7 +19,7 @@ pub fn exec(command: &Command, log: &Log) -> Result<u8> {
     match directory.status(&state)? {
         // The process would be born frozen, and nobody would hear of it.
         Status::Paused if !command.has("--ignore-paused") => {
-            return Err(Error::new(Kind::Busy, "exec is not possible while paused"));
+            return Err(Error::new(Kind::Busy, "cannot exec in a paused container"));
         }
         status => status.permits(Verb::Exec)?,
     }

@@ -12,15 +12,27 @@ use runtime::{Error, Result};
 /// Signals handed on. Blocked from before the process exists, so that none is lost.
 pub struct Signals(SignalFd);
 
-const FORWARDED: [Signal; 6] =
-    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
+/// Not handed on: faults of our own, stops of our own terminal's job control, and what means something to us alone.
+/// SIGKILL and SIGSTOP cannot be.
+const OWN: [Signal; 11] = [
+    Signal::SIGCHLD,
+    Signal::SIGPIPE,
+    Signal::SIGURG,
+    Signal::SIGSEGV,
+    Signal::SIGBUS,
+    Signal::SIGFPE,
+    Signal::SIGILL,
+    Signal::SIGABRT,
+    Signal::SIGTRAP,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+];
 
 impl Signals {
     /// Blocks them from now on.
     pub fn block() -> Result<Self> {
-        let mut set = SigSet::empty();
-        FORWARDED.iter().for_each(|s| set.add(*s));
-        set.add(Signal::SIGWINCH);
+        let mut set = SigSet::all();
+        OWN.iter().for_each(|s| set.remove(*s));
         set.thread_block().map_err(sys("sigprocmask"))?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
         Ok(Self(fd.map_err(sys("signalfd"))?))
@@ -123,7 +135,7 @@ fn forward(pidfd: &OwnedFd, console: Option<&std::fs::File>, signals: &Signals) 
     while let Some(info) = signals.0.read_signal().map_err(sys("read(signalfd)"))? {
         if info.ssi_signo == Signal::SIGWINCH as u32 {
             resize(console);
-        } else if let Some(signal) = rustix::process::Signal::from_named_raw(info.ssi_signo as i32) {
+        } else if let Some(signal) = runtime::signal::from_number(info.ssi_signo as i32) {
             match runtime::pidfd::send_signal(pidfd, signal) {
                 // It may just have exited.
                 Ok(()) | Err(_) => {}

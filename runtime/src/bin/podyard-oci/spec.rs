@@ -1,4 +1,4 @@
-//! What `spec` writes: a container with a shell, restricted as containers are by default.
+//! What `spec` writes: a container with a shell, restricted as runc's is; a seccomp profile is left to the caller.
 
 use runtime::{Error, Result};
 use serde_json::{Value, json};
@@ -21,9 +21,9 @@ const CAPABILITIES: [&str; 3] = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SE
 
 /// A config.json to begin with.
 fn default_spec() -> Value {
-    let mount = |to: &str, fs: &str, options: &[&str]| json!({"destination": to, "type": fs, "source": fs, "options": options});
+    let mount_from = |source: &str, to: &str, fs: &str, options: &[&str]| json!({"destination": to, "type": fs, "source": source, "options": options});
+    let mount = |to: &str, fs: &str, options: &[&str]| mount_from(fs, to, fs, options);
     let namespaces = ["pid", "network", "ipc", "uts", "mount", "cgroup"].map(|t| json!({"type": t}));
-    let seccomp = runtime::seccomp::default_profile(&CAPABILITIES);
     json!({
         "ociVersion": "1.0.2",
         "process": {
@@ -44,7 +44,7 @@ fn default_spec() -> Value {
             mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
             mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
             mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
-            mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+            mount_from("shm", "/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
             mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
             mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
             mount("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
@@ -52,7 +52,6 @@ fn default_spec() -> Value {
         "linux": {
             "resources": {"devices": [{"allow": false, "access": "rwm"}]},
             "namespaces": namespaces,
-            "seccomp": seccomp,
             "maskedPaths": [
                 "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
                 "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi",
