@@ -478,3 +478,26 @@ fn root_a_container_starts_with_little_memory() {
         assert!(out.contains("podyard-oci version"), "{limit}: {out}");
     }
 }
+
+#[test]
+fn root_sockets_handed_by_systemd_reach_the_program() {
+    // Asked to hand on descriptors that are not open, the tool inside would say so.
+    let Some(bundle) = Bundle::new(&["/bin/tool", "run", "--preserve-fds", "1", "x"]) else {
+        return;
+    };
+    let directory = bundle.directory.to_str().unwrap().to_string();
+    let script = "exec 3</dev/null; LISTEN_PID=$$ exec \"$0\" \"$@\"";
+    let run = |listen_fds: &str, ours: bool| {
+        let mut command = Command::new("sh");
+        command.args(["-c", if ours { script } else { "exec 3</dev/null; exec \"$0\" \"$@\"" }, program()]);
+        command.args(["--root", bundle.directory.join("state").to_str().unwrap()]);
+        command.args(["run", "--bundle", &directory, &bundle.id]).env("LISTEN_FDS", listen_fds);
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    // Inside, one is asked for by option and one by LISTEN_FDS, which means that process: 4 is not open there.
+    assert!(run("1", true).contains("--preserve-fds: descriptor 4 is not open"));
+    assert!(run("1", false).contains("--preserve-fds: descriptor 3 is not open"));
+    assert!(run("2", true).contains("LISTEN_FDS: descriptor 4 is not open"));
+    assert!(run("many", true).contains("LISTEN_FDS: \"many\" is not a number"));
+}

@@ -1,5 +1,6 @@
 //! Making containers: `create`, `start` and both in one, `run`.
 
+use std::borrow::Cow;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -15,7 +16,9 @@ use crate::end::{destroy, run_poststop_hooks};
 use crate::log::{Log, rfc3339};
 use crate::options::Command;
 use crate::relay::{self, Signals};
-use crate::store::{cgroup_of, find, hand_over, io, own_stdio, parse_document, read, write_pid_file};
+use crate::store::{
+    cgroup_of, find, hand_over, io, listening, own_stdio, parse_document, preserved, read, write_pid_file,
+};
 
 /// A container created, and what only its creator has.
 pub struct Made {
@@ -39,7 +42,7 @@ pub fn create(command: &Command, log: &Log) -> Result<Made> {
     // The spec's paths are relative to the bundle.
     std::env::set_current_dir(&bundle).map_err(io(&bundle))?;
     let root = spec.root().as_ref().map(|r| bundle.join(r.path())).unwrap_or_default();
-    let mut plan = Plan::from_spec(&spec)?;
+    let mut plan = Plan::from_spec(with_listening(command, &spec)?.as_ref())?;
     plan.identity.id = command.id()?.to_string();
     plan.identity.bundle = bundle.clone();
     let (after, identity) = (plan.hooks.clone(), plan.identity.clone());
@@ -76,6 +79,22 @@ fn undo(directory: &Directory) -> Result<()> {
     directory.remove()
 }
 
+/// What the first process is told of the sockets it is handed. Source: sd_listen_fds(3).
+fn with_listening<'a>(command: &Command, spec: &'a Spec) -> Result<Cow<'a, Spec>> {
+    let count = listening(command)?;
+    let (1.., Some(process)) = (count, spec.process()) else {
+        return Ok(Cow::Borrowed(spec));
+    };
+    let mut process = process.clone();
+    let mut env = process.env().clone().unwrap_or_default();
+    env.extend([format!("LISTEN_FDS={count}"), "LISTEN_PID=1".to_string()]);
+    env.extend(std::env::var("LISTEN_FDNAMES").ok().map(|names| format!("LISTEN_FDNAMES={names}")));
+    process.set_env(Some(env));
+    let mut spec = spec.clone();
+    spec.set_process(Some(process));
+    Ok(Cow::Owned(spec))
+}
+
 fn create_reserved(
     command: &Command,
     log: &Log,
@@ -87,7 +106,7 @@ fn create_reserved(
 ) -> Result<Made> {
     plan.pivot = !command.has("--no-pivot");
     plan.process.new_keyring = !command.has("--no-new-keyring");
-    plan.process.preserved_fds = command.number("--preserve-fds")?.unwrap_or(0);
+    plan.process.preserved_fds = preserved(command)?;
     let (after, identity) = (plan.hooks.clone(), plan.identity.clone());
     directory.save_config(config)?;
     let cgroup = Cgroup::name(&Hierarchies::detect()?, &cgroup_path(&plan, command.id()?)?)?;

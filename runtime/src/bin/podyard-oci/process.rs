@@ -11,7 +11,7 @@ use runtime::{Error, Kind, Result};
 use crate::log::Log;
 use crate::options::Command;
 use crate::relay::{self, Signals};
-use crate::store::{find, hand_over, load_document, own_stdio, write_pid_file};
+use crate::store::{find, hand_over, load_document, own_stdio, preserved, write_pid_file};
 
 /// Runs it; its exit code, or 0 if detached.
 pub fn exec(command: &Command, log: &Log) -> Result<u8> {
@@ -25,7 +25,7 @@ pub fn exec(command: &Command, log: &Log) -> Result<u8> {
     }
     let spec = directory.spec()?;
     let mut process = plan(command, &spec, log)?;
-    process.preserved_fds = command.number("--preserve-fds")?.unwrap_or(0);
+    process.preserved_fds = preserved(command)?;
     let terminal = process.terminal;
     let console = command.has("--console-socket");
     if command.has("--detach") && terminal && !console {

@@ -30,13 +30,38 @@ pub fn cgroup_of(state: &State) -> Result<Cgroup> {
     Cgroup::name(&Hierarchies::detect()?, &state.cgroup)
 }
 
+/// How many descriptors, from 3 on, the program gets: those of `LISTEN_FDS`, and as many as `--preserve-fds` says.
+///
+/// # Errors
+/// `Invalid` for a number that is none.
+pub fn preserved(command: &Command) -> Result<u32> {
+    let asked: u32 = command.number("--preserve-fds")?.unwrap_or(0);
+    Ok(listening(command)?.saturating_add(asked))
+}
+
+/// The sockets that systemd's protocol hands to `create` and `run`: none if `LISTEN_PID` means somebody else.
+///
+/// Source: sd_listen_fds(3). An exec gets none, as with runc.
+pub fn listening(command: &Command) -> Result<u32> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let ours = variable("LISTEN_PID").is_some_and(|pid| pid.parse() == Ok(std::process::id()));
+    match variable("LISTEN_FDS").filter(|_| ours && command.verb != "exec") {
+        Some(count) => {
+            count.parse().map_err(|_| Error::invalid("LISTEN_FDS", format!("{count:?} is not a number")))
+        }
+        None => Ok(0),
+    }
+}
+
 /// Refuses to hand on a descriptor that the caller did not open: by now nothing of ours has its number, later it might.
 pub fn check_preserved(command: &Command) -> Result<()> {
-    let count: u32 = command.number("--preserve-fds")?.unwrap_or(0);
-    for fd in 3..3_u32.saturating_add(count) {
+    let listening = listening(command)?;
+    for at in 0..preserved(command)? {
+        let fd = 3_u32.saturating_add(at);
         let path = format!("/proc/self/fd/{fd}");
         if std::fs::symlink_metadata(&path).is_err() {
-            return Err(Error::invalid("--preserve-fds", format!("descriptor {fd} is not open")));
+            let field = if at < listening { "LISTEN_FDS" } else { "--preserve-fds" };
+            return Err(Error::invalid(field, format!("descriptor {fd} is not open")));
         }
     }
     Ok(())
