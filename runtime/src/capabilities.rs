@@ -104,6 +104,20 @@ impl CapabilitySets {
     }
 }
 
+impl CapabilitySets {
+    /// Takes the effective set only: what follows has the program's rights, and [`CapabilitySets::take_all_effective`]
+    /// can still follow.
+    pub(crate) fn take_effective(&self) -> Result<()> {
+        caps::set(None, CapSet::Effective, &self.effective).map_err(|e| fail("set Effective", &e))
+    }
+
+    /// Makes every permitted capability effective again.
+    pub(crate) fn take_all_effective() -> Result<()> {
+        let all = read(CapSet::Permitted)?;
+        caps::set(None, CapSet::Effective, &all).map_err(|e| fail("set Effective", &e))
+    }
+}
+
 fn read(set: CapSet) -> Result<CapsHashSet> {
     caps::read(None, set).map_err(|e| fail(&format!("read {set:?}"), &e))
 }

@@ -161,13 +161,16 @@ impl Script for Entering<'_> {
             channel,
         }
         .settle(&mut warnings)?;
-        let ready = Report::ready(warnings);
-        channel.send(&ready, master.as_ref().map(AsFd::as_fd))?;
-        drop((master, stdio, root, self.cgroups));
-        let waiting = [0, 1, 2, channel.as_fd().as_raw_fd(), proc.as_raw_fd()];
+        drop((stdio, root, self.cgroups));
+        let waiting = [0, 1, 2, channel.as_fd().as_raw_fd(), proc.as_raw_fd()].into_iter();
+        let waiting = waiting.chain(master.as_ref().map(AsRawFd::as_raw_fd));
         let kept: Vec<RawFd> = self.process.preserved().chain(waiting).collect();
         sys::close_all_but(&kept, Some(proc.as_fd()))?;
         drop(proc);
+        let settled = settled.restrict()?;
+        let ready = Report::ready(warnings);
+        channel.send(&ready, master.as_ref().map(AsFd::as_fd))?;
+        drop(master);
         match channel.receive::<Order>()? {
             Some((Order::Start, _)) => Err(settled.execute()),
             _ => Err(Error::new(Kind::Internal, "given up before start")),

@@ -107,7 +107,7 @@ impl Script for Init<'_> {
         mounts::propagate(plan)?;
         nix::sys::stat::umask(umask);
 
-        let mut settled = Settling {
+        let settled = Settling {
             process: &plan.process,
             seccomp: plan.seccomp.as_ref(),
             root: root.as_fd(),
@@ -118,15 +118,17 @@ impl Script for Init<'_> {
             channel,
         }
         .settle(&mut warnings)?;
-        let ready = Report::ready(warnings);
-        channel.send(&ready, master.as_ref().map(AsFd::as_fd))?;
         // What it waits with is nothing of the host's, also not what the caller had open.
-        drop((master, stdio, root, self.entry, self.cgroups));
-        let listener = self.listener.as_ref().map_or(0, AsRawFd::as_raw_fd);
-        let waiting = [0, 1, 2, channel.as_fd().as_raw_fd(), listener, proc.as_raw_fd()];
+        drop((stdio, root, self.entry, self.cgroups));
+        let own = [self.listener.as_ref(), master.as_ref()].into_iter().flatten().map(AsRawFd::as_raw_fd);
+        let waiting = own.chain([0, 1, 2, channel.as_fd().as_raw_fd(), proc.as_raw_fd()]);
         let kept: Vec<RawFd> = plan.process.preserved().chain(waiting).collect();
         sys::close_all_but(&kept, Some(proc.as_fd()))?;
         drop(proc);
+        let mut settled = settled.restrict()?;
+        let ready = Report::ready(warnings);
+        channel.send(&ready, master.as_ref().map(AsFd::as_fd))?;
+        drop(master);
 
         let answer = wait_for_start(channel, self.listener)?;
         let error = match run_start_hooks(plan, &mut settled) {

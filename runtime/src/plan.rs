@@ -159,8 +159,10 @@ impl Plan {
             .collect::<Result<Vec<_>>>()?;
         validate::mounts(&mounts, &namespaces)?;
 
+        // Twice the same is once: a second mask would cover the first.
         let paths = |list: &Option<Vec<String>>| -> Vec<PathBuf> {
-            list.iter().flatten().map(PathBuf::from).collect()
+            let mut seen = std::collections::HashSet::new();
+            list.iter().flatten().filter(|path| seen.insert(path.as_str())).map(PathBuf::from).collect()
         };
         Ok(Self {
             process: ProcessPlan::from_spec(process)?.within(&linux)?,

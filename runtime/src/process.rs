@@ -121,7 +121,7 @@ impl ProcessPlan {
         }
         Ok(Self {
             args,
-            env: strings("env", process.env().as_deref().unwrap_or_default())?,
+            env: last_of_each(strings("env", process.env().as_deref().unwrap_or_default())?),
             cwd: process.cwd().clone(),
             uid: Uid::from_raw(user.uid()),
             gid: Gid::from_raw(user.gid()),
@@ -251,6 +251,15 @@ fn set_oom_score_adj(wanted: i32, file: impl FnOnce() -> Result<OwnedFd>) -> Res
     }
 }
 
+/// Of variables set more than once, the last: programs differ in which they would take.
+fn last_of_each(env: Vec<CString>) -> Vec<CString> {
+    let name = |entry: &CString| entry.as_bytes().split(|b| *b == b'=').next().unwrap_or_default().to_vec();
+    let mut seen = std::collections::HashSet::new();
+    let mut kept: Vec<CString> = env.into_iter().rev().filter(|entry| seen.insert(name(entry))).collect();
+    kept.reverse();
+    kept
+}
+
 /// The steps between "in the right namespaces" and "running the program".
 pub(crate) struct Settling<'a, 'fd> {
     pub(crate) process: &'a ProcessPlan,
@@ -275,6 +284,10 @@ pub(crate) struct Settled<'a> {
     env: Vec<CString>,
     /// Loaded last if it may be, so that it need not allow the steps before.
     seccomp: Option<&'a Filter>,
+    /// Those to take once the filter is loaded, if loading it needs others.
+    capabilities: Option<CapabilitySets>,
+    /// Where the parent is asked for what it takes.
+    channel: &'a Channel,
 }
 
 impl<'a> Settling<'a, '_> {
@@ -302,40 +315,40 @@ impl<'a> Settling<'a, '_> {
 
         let mut capabilities = process.capabilities.clone();
         capabilities.limit(warnings)?;
-        // Without no_new_privs only CAP_SYS_ADMIN may load a filter: now or never.
-        let mut seccomp = self.seccomp;
-        if !process.no_new_privileges
-            && let Some(filter) = seccomp.take()
-        {
-            self.load(filter)?;
-        }
+        // With the runtime's rights, as runc and crun do: a home may lie where only its owner or root can pass. Nothing
+        // is gained but the way there: what is in it is looked up with the user's rights.
+        let entered = self.change_directory();
         // The permitted set survives setresuid, so that `apply` has something to choose from.
         nix::sys::prctl::set_keepcaps(true).call(|| "prctl(PR_SET_KEEPCAPS, 1)".into())?;
         let (uid, gid) = (process.uid, process.gid);
         warnings.extend(self.set_groups()?);
         nix::unistd::setresgid(gid, gid, gid).call(|| format!("setresgid({gid})"))?;
         nix::unistd::setresuid(uid, uid, uid).call(|| format!("setresuid({uid})"))?;
-        capabilities.apply()?;
+        // Without no_new_privs only CAP_SYS_ADMIN may load a filter, and it is kept that long, without effect.
+        let privileged = self.seccomp.is_some() && !process.no_new_privileges;
+        match privileged {
+            true => capabilities.take_effective()?,
+            false => capabilities.apply()?,
+        }
         if process.no_new_privileges {
             nix::sys::prctl::set_no_new_privs().call(|| "prctl(PR_SET_NO_NEW_PRIVS, 1)".into())?;
         }
-        // As the user: chdir must not gain rights.
-        self.change_directory().step(format!("chdir to {}", process.cwd.display()))?;
+        // As the user, where root may not: on a network filesystem, or in a user namespace.
+        let entered = match entered {
+            Err(e) if e.kind() == Kind::Denied => self.change_directory(),
+            other => other,
+        };
+        entered.step(format!("chdir to {}", process.cwd.display()))?;
         sys::close_range_cloexec(3_u32.saturating_add(process.preserved_fds), Some(self.proc))?;
         let program = program::find(&process.args[0], &env)?;
-        // At the latest now, while there is somebody to hand its descriptor on.
-        if let Some(filter) = seccomp.take_if(|filter| filter.agent().is_some()) {
-            self.load(filter)?;
-        }
-        Ok(Settled { program, args: &process.args, env, seccomp })
-    }
-
-    fn load(&self, filter: &Filter) -> Result<()> {
-        if filter.agent().is_none() {
-            return filter.load();
-        }
-        let listener = filter.load_for_agent()?;
-        self.channel.ask(Ask::Listener(listener.as_raw_fd())).map(drop)
+        Ok(Settled {
+            program,
+            args: &process.args,
+            env,
+            seccomp: self.seccomp,
+            capabilities: privileged.then_some(capabilities),
+            channel: self.channel,
+        })
     }
 
     /// Where a user namespace denies it, the groups were given up before it was entered.
@@ -369,7 +382,9 @@ impl<'a> Settling<'a, '_> {
             let own = self.terminal || kind == rustix::fs::FileType::Fifo;
             // /dev/stdout is opened anew by some programs, with the user's rights.
             if own && !uid.is_root() {
-                match nix::unistd::fchown(fd, Some(uid), Some(gid)) {
+                // A terminal stays its group's, by which others may write to it.
+                let group = (!self.terminal).then_some(gid);
+                match nix::unistd::fchown(fd, Some(uid), group) {
                     // A pipe of another filesystem or user namespace: the program may still use
                     // the descriptor it has.
                     Ok(()) | Err(Errno::EPERM | Errno::EINVAL | Errno::EROFS) => {}
@@ -384,9 +399,10 @@ impl<'a> Settling<'a, '_> {
         Ok(())
     }
 
-    /// The plan's environment, with `HOME` from the image's passwd file if it has none.
+    /// The plan's environment, with `HOME` from the image's passwd file if it has none or an empty one.
     fn environment(&self) -> Vec<CString> {
         let mut env = self.process.env.clone();
+        env.retain(|e| e.as_bytes() != b"HOME=");
         if !env.iter().any(|e| e.as_bytes().starts_with(b"HOME=")) {
             let home = home_of(self.root, self.process.uid).unwrap_or_else(|| "/".into());
             env.extend(CString::new(format!("HOME={home}")).ok());
@@ -413,6 +429,32 @@ impl Settled<'_> {
     /// Loads the filter now: hooks inside are the container's programs too.
     pub(crate) fn load_filter(&mut self) -> Result<()> {
         self.seccomp.take().map_or(Ok(()), Filter::load)
+    }
+
+    /// Loads a filter that cannot wait for the program: only now may it be, or is somebody there to hand its
+    /// descriptor on. Comes when all else is done, so that a profile need allow no more than the steps that follow:
+    /// capset, the parent's messages, execve.
+    pub(crate) fn restrict(mut self) -> Result<Self> {
+        let now = |filter: &mut &Filter| self.capabilities.is_some() || filter.agent().is_some();
+        let Some(filter) = self.seccomp.take_if(now) else {
+            return Ok(self);
+        };
+        if self.capabilities.is_some() {
+            CapabilitySets::take_all_effective()?;
+        }
+        self.load(filter)?;
+        if let Some(capabilities) = self.capabilities.take() {
+            capabilities.apply()?;
+        }
+        Ok(self)
+    }
+
+    fn load(&self, filter: &Filter) -> Result<()> {
+        if filter.agent().is_none() {
+            return filter.load();
+        }
+        let listener = filter.load_for_agent()?;
+        self.channel.ask(Ask::Listener(listener.as_raw_fd())).map(drop)
     }
 
     /// What the program is given.
@@ -472,4 +514,21 @@ fn home_of(root: BorrowedFd<'_>, uid: Uid) -> Option<String> {
         let found = fields.nth(2)?.parse() == Ok(uid.as_raw());
         fields.nth(2).filter(|home| found && home.starts_with('/')).map(str::to_string)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_is_set_once() {
+        let strings = |list: &[&str]| list.iter().map(|s| CString::new(*s).unwrap()).collect::<Vec<_>>();
+        for (given, kept) in [
+            (&["A=1", "B=2", "A="][..], &["B=2", "A="][..]),
+            (&["A=1=2", "A=3=4", "AA=5"], &["A=3=4", "AA=5"]),
+            (&["bare", "bare"], &["bare"]),
+        ] {
+            assert_eq!(last_of_each(strings(given)), strings(kept), "{given:?}");
+        }
+    }
 }

@@ -145,7 +145,7 @@ fn root_kill_before_start_and_delete() {
     // Created again under the same id, and deleted by force.
     bundle.create();
     bundle.ok(&["delete", "--force", &bundle.id]);
-    let left = Path::new("/sys/fs/cgroup/unified").join(format!("podyard-oci-{}", bundle.id));
+    let left = Path::new("/sys/fs/cgroup/unified").join(&bundle.id);
     assert!(!left.exists());
 }
 
@@ -159,11 +159,11 @@ fn root_run_returns_output_and_exit_code() {
     bundle.edit(|spec| spec["process"]["args"] = json!(["/bin/tool", "state", "x"]));
     let output = bundle.run(&["run", "--bundle", &directory, &bundle.id]);
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "podyard-oci: container x does not exist\n");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "podyard-oci: error: container x does not exist\n");
     bundle.edit(|spec| spec["process"]["args"] = json!(["/bin/nope"]));
     bundle.fails(
         &["run", "--bundle", &directory, &bundle.id],
-        "podyard-oci: exec /bin/nope: ENOENT (no such file or directory)",
+        "podyard-oci: error: exec /bin/nope: ENOENT (no such file or directory)",
     );
     assert_eq!(bundle.ok(&["list", "-q"]), "", "nothing is left of a failed run");
 }
@@ -176,7 +176,7 @@ fn root_exec_in_a_created_container() {
     bundle.create();
     let output = bundle.run(&["exec", &bundle.id, "/bin/tool", "state", "y"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "podyard-oci: container y does not exist\n");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "podyard-oci: error: container y does not exist\n");
     bundle.fails(&["exec", &bundle.id, "/bin/nope"], "exec /bin/nope: ENOENT");
     bundle.fails(&["exec", "--cwd", "/proc/self/fd/3", &bundle.id, "/bin/tool"], "chdir to /proc/self/fd/3");
     bundle.fails(&["exec", "--user", "-1", &bundle.id, "/bin/tool"], "--user");
@@ -284,7 +284,7 @@ fn root_a_failed_hook_ends_the_container() {
         });
     });
     bundle.create();
-    let text = "hooks.startContainer[0]: exited with 1: podyard-oci: container x does not exist";
+    let text = "hooks.startContainer[0]: exited with 1: podyard-oci: error: container x does not exist";
     bundle.fails(&["start", &bundle.id], text);
     bundle.await_status("stopped");
     assert!(!file.exists(), "what never ran is not said to have started");
@@ -343,7 +343,7 @@ fn root_processes_limits_and_statistics() {
     };
     bundle.edit(|spec| {
         spec["linux"]["resources"]["memory"] = json!({"limit": 64 << 20});
-        spec["linux"]["cgroupsPath"] = json!(format!("/podyard-oci-{}", bundle.id));
+        spec["linux"]["cgroupsPath"] = json!(format!("/{}", bundle.id));
     });
     bundle.create();
     let pid = bundle.state()["pid"].clone();
@@ -355,7 +355,7 @@ fn root_processes_limits_and_statistics() {
     std::fs::write(&document, json!({"cpu": {"shares": 256}}).to_string()).unwrap();
     bundle.ok(&["update", "--resources", document.to_str().unwrap(), &bundle.id]);
     let inside = |file: &str| {
-        let all = [format!("/sys/fs/cgroup/memory/podyard-oci-{}/{file}", bundle.id)];
+        let all = [format!("/sys/fs/cgroup/memory/{}/{file}", bundle.id)];
         all.iter().find_map(|path| std::fs::read_to_string(path).ok())
     };
     if let Some(limit) = inside("memory.limit_in_bytes") {

@@ -208,6 +208,24 @@ impl Cgroup {
         }
     }
 
+    /// Whether a process that joins would stand still at once: asked here, above, or in a v1 freezer hierarchy.
+    ///
+    /// # Errors
+    /// Only if the kernel's file cannot be read.
+    ///
+    /// Source: freezer-subsystem.rst, "freezer.state".
+    pub fn freezes_newcomers(&self) -> Result<bool> {
+        let freezer = self.v1_places().into_iter().find(|(controller, _)| controller == "freezer");
+        let state = match freezer.map(|(_, place)| std::fs::read_to_string(place.join("freezer.state"))) {
+            Some(Err(e)) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(e).call(|| "read(freezer.state)".into());
+            }
+            Some(Ok(state)) => state,
+            _ => String::new(),
+        };
+        Ok(state.trim().starts_with("FR") || self.freezing()?)
+    }
+
     /// Waits until every process in it stands still. `Ok(false)` if the deadline passes first.
     ///
     /// # Errors

@@ -117,7 +117,7 @@ impl Bundle {
 
     /// Its cgroup, in every hierarchy that there is.
     pub fn cgroups(&self) -> Vec<PathBuf> {
-        let name = format!("podyard-oci-{}", self.id);
+        let name = self.id.clone();
         let below = std::fs::read_dir("/sys/fs/cgroup").unwrap().map(|e| e.unwrap().path());
         [PathBuf::from("/sys/fs/cgroup")].into_iter().chain(below).map(|h| h.join(&name)).collect()
     }

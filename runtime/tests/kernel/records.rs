@@ -131,7 +131,7 @@ fn cgroup_of_others() {
     bundle.edit(|spec| spec["linux"]["cgroupsPath"] = json!(group.0.path()));
     let directory = bundle.directory.0.to_str().unwrap();
     for verb in ["create", "run"] {
-        bundle.fails(&[verb, "--bundle", directory, &bundle.id], "has processes");
+        bundle.fails(&[verb, "--bundle", directory, &bundle.id], "is not empty");
         bundle.ok(&["delete", "--force", &bundle.id]);
     }
     assert_eq!(group.0.pids().unwrap(), [running.pid]);

@@ -39,8 +39,6 @@ pub fn create(command: &Command, log: &Log) -> Result<Made> {
     let bundle = std::fs::canonicalize(&bundle).map_err(io(&bundle))?;
     let config = read(&bundle.join("config.json"))?;
     let spec: Spec = parse_document(&bundle.join("config.json"), &config, log)?;
-    // The spec's paths are relative to the bundle.
-    std::env::set_current_dir(&bundle).map_err(io(&bundle))?;
     let root = spec.root().as_ref().map(|r| bundle.join(r.path())).unwrap_or_default();
     let mut plan = Plan::from_spec(with_listening(command, &spec)?.as_ref())?;
     plan.identity.id = command.id()?.to_string();
@@ -112,7 +110,13 @@ fn create_reserved(
     let cgroup = Cgroup::name(&Hierarchies::detect()?, &cgroup_path(&plan, command.id()?)?)?;
     // Another's: whatever fails later must not touch it.
     if cgroup.populated()? {
-        return Err(Error::new(Kind::Busy, format!("cgroup {} has processes", cgroup.path().display())));
+        let text = format!("container's cgroup is not empty: {}", cgroup.path().display());
+        return Err(Error::new(Kind::Busy, text));
+    }
+    if cgroup.freezes_newcomers()? {
+        // Waiting for the first process would not end.
+        let text = format!("container's cgroup unexpectedly frozen: {}", cgroup.path().display());
+        return Err(Error::new(Kind::Busy, text));
     }
     let mut state = State {
         id: command.id()?.to_string(),
@@ -140,7 +144,7 @@ fn create_reserved(
         true => Stdio::Terminal(None),
         false => Stdio::Fds(own_stdio()?),
     };
-    let created = make(CreateRequest {
+    let request = CreateRequest {
         plan,
         root: Root::Path(root),
         mounts: Vec::new(),
@@ -149,7 +153,9 @@ fn create_reserved(
         cgroup: Some(cgroup.clone()),
         parent: Parent::Caller,
         start_listener,
-    })?;
+    };
+    // The spec's paths are relative to the bundle; the options' to where the caller is.
+    let created = in_directory(&state.bundle, || make(request))?;
     created.warnings.iter().for_each(|warning| log.warning(warning));
     state.pid = created.pid;
     state.started_ticks = process_start(created.pid)?.map_or(0, |(_, ticks)| ticks);
@@ -166,6 +172,18 @@ fn create_reserved(
         start: created.start,
         console,
     })
+}
+
+/// Does something in another working directory, and comes back.
+fn in_directory<T>(directory: &Path, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    let before = std::env::current_dir();
+    std::env::set_current_dir(directory).map_err(io(directory))?;
+    let done = act();
+    // A caller whose directory is gone gave no relative path that meant anything.
+    if let Ok(before) = before {
+        std::env::set_current_dir(&before).map_err(io(&before))?;
+    }
+    done
 }
 
 /// `run`: creates, starts, and unless detached waits and deletes.
@@ -213,8 +231,8 @@ fn cgroup_path(plan: &Plan, id: &str) -> Result<PathBuf> {
         }
         Some(path) if path.is_absolute() => Ok(path.clone()),
         Some(path) if !path.as_os_str().is_empty() => Ok(Path::new("/podyard-oci").join(path)),
-        // Flat, so that deleting leaves no parent behind.
-        _ => Ok(PathBuf::from(format!("/podyard-oci-{id}"))),
+        // As runc and crun do; flat, so that deleting leaves no parent behind.
+        _ => Ok(Path::new("/").join(id)),
     }
 }
 

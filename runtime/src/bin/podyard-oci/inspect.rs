@@ -61,7 +61,10 @@ pub fn list(command: &Command) -> Result<()> {
     }
     match (command.has("--quiet"), command.value("--format").unwrap_or("table")) {
         (true, _) => all.iter().for_each(|one| println!("{}", text(&one["id"]))),
-        (false, "json") => println!("{}", Value::from(all)),
+        (false, "json") => {
+            let all: Vec<Ordered> = all.iter().map(Ordered).collect();
+            println!("{}", json_text(&all)?);
+        }
         (false, "table") => {
             let rows = all.iter().map(|one| {
                 ["id", "pid", "status", "bundle", "created", "owner"].map(|field| text(&one[field])).to_vec()
@@ -73,6 +76,21 @@ pub fn list(command: &Command) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A container's fields in the order in which runc writes them: some callers read them with a pattern.
+struct Ordered<'a>(&'a Value);
+
+impl serde::Serialize for Ordered<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let fields =
+            ["ociVersion", "id", "pid", "status", "bundle", "rootfs", "created", "annotations", "owner"];
+        serializer.collect_map(fields.iter().filter_map(|name| Some((name, self.0.get(name)?))))
+    }
+}
+
+fn json_text(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::new(runtime::Kind::Internal, e.to_string()))
 }
 
 /// `ps`: the container's processes, as this PID namespace numbers them.

@@ -53,7 +53,8 @@ impl Log {
     /// The command failed.
     pub fn error(&self, error: &Error) {
         let text = worded(error);
-        eprintln!("podyard-oci: {text}");
+        // Callers that do not look at exit codes look for the word.
+        eprintln!("podyard-oci: error: {text}");
         self.write("error", &text);
     }
 

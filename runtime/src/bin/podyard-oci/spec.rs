@@ -23,7 +23,11 @@ const CAPABILITIES: [&str; 3] = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SE
 fn default_spec() -> Value {
     let mount_from = |source: &str, to: &str, fs: &str, options: &[&str]| json!({"destination": to, "type": fs, "source": source, "options": options});
     let mount = |to: &str, fs: &str, options: &[&str]| mount_from(fs, to, fs, options);
-    let namespaces = ["pid", "network", "ipc", "uts", "mount", "cgroup"].map(|t| json!({"type": t}));
+    let mut namespaces = ["pid", "network", "ipc", "uts", "mount"].map(|t| json!({"type": t})).to_vec();
+    // As runc's: callers add it where it is not.
+    if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        namespaces.push(json!({"type": "cgroup"}));
+    }
     json!({
         "ociVersion": "1.0.2",
         "process": {
