@@ -103,7 +103,7 @@ fn sealed_copy() {
     };
     let args = ["exec", &bundle.id, "/proc/self/exe", "features"];
     let code = Supervised::start(&bundle.program, &bundle.words(&args, &states), &file, judge);
-    assert_eq!(code.wait(Duration::from_secs(30)), Some(0), "{}", written(&file));
+    assert_eq!(code.wait(Duration::from_secs(100)), Some(0), "{}", written(&file));
     // The program itself, caught in the middle of its life.
     let pids = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let seen = std::sync::Arc::clone(&pids);
@@ -121,7 +121,7 @@ fn sealed_copy() {
     };
     let args = ["exec", &bundle.id, "/program", "--program", "pid"];
     let run = Supervised::start(&bundle.program, &bundle.words(&args, &states), &file, judge);
-    assert_eq!(run.wait(Duration::from_secs(30)), Some(0), "{}", written(&file));
+    assert_eq!(run.wait(Duration::from_secs(100)), Some(0), "{}", written(&file));
     let seen = pids.lock().unwrap();
     assert!(!seen.is_empty());
     for (link, write) in seen.iter() {

@@ -209,7 +209,7 @@ fn create_cut_short() {
         }
     };
     let run = Supervised::start(&bundle.program, &bundle.words(&args, states), &output(), judge);
-    assert_eq!(run.wait(std::time::Duration::from_secs(30)), Some(128 + nix::libc::SIGKILL));
+    assert_eq!(run.wait(std::time::Duration::from_secs(100)), Some(128 + nix::libc::SIGKILL));
     assert!(bundle.ok(&["list"]).contains("creating"));
     bundle.fails(&["delete", &bundle.id], "creating");
     bundle.fails(&["start", &bundle.id], "creating");
@@ -237,6 +237,6 @@ fn without_cgroup_kill() {
     let args = ["delete", "--force", &bundle.id];
     let run =
         Supervised::start(&bundle.program, &bundle.words(&args, states.to_str().unwrap()), &file, judge);
-    assert_eq!(run.wait(std::time::Duration::from_secs(30)), Some(0), "{}", written(&file));
+    assert_eq!(run.wait(std::time::Duration::from_secs(100)), Some(0), "{}", written(&file));
     assert!(bundle.cgroups().iter().all(|path| !path.exists()));
 }
