@@ -47,6 +47,8 @@ pub struct ProcessPlan {
     pub window: Option<WindowSize>,
     /// Whether it gets a session keyring of its own, and with it none of the caller's keys.
     pub new_keyring: bool,
+    /// Whether what its terminal shows is copied to another terminal, which ends lines in its own way.
+    pub relayed: bool,
     /// How many of the caller's descriptors, from 3 on, the program gets. None of the host's, unless asked for.
     pub preserved_fds: u32,
 }
@@ -146,6 +148,7 @@ impl ProcessPlan {
                 })
             }),
             new_keyring: true,
+            relayed: false,
             preserved_fds: 0,
         })
     }
@@ -395,6 +398,9 @@ impl<'a> Settling<'a, '_> {
         }
         if self.terminal {
             sys::set_controlling_terminal(self.stdio[0])?;
+            if self.process.relayed {
+                keep_line_ends(self.stdio[0])?;
+            }
         }
         Ok(())
     }
@@ -470,6 +476,15 @@ impl Settled<'_> {
         let errno = sys::execve(&self.program, self.args, &self.env);
         Error::sys(format!("exec {}", self.args[0].to_string_lossy()), errno)
     }
+}
+
+/// A new terminal ends each line with a return of the carriage, which another behind it would do once more, and a file
+/// would not want. Source: termios(3), `ONLCR`.
+fn keep_line_ends(terminal: BorrowedFd<'_>) -> Result<()> {
+    use nix::sys::termios::{OutputFlags, SetArg, tcgetattr, tcsetattr};
+    let mut attributes = tcgetattr(terminal).call(|| "tcgetattr(terminal)".into())?;
+    attributes.output_flags.remove(OutputFlags::ONLCR);
+    tcsetattr(terminal, SetArg::TCSANOW, &attributes).call(|| "tcsetattr(terminal, -ONLCR)".into())
 }
 
 /// A keyring of its own where there are any; a kernel or a filter around us may have none.

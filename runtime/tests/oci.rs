@@ -295,6 +295,21 @@ fn root_a_failed_hook_ends_the_container() {
 }
 
 #[test]
+fn root_a_relayed_terminal_keeps_the_ends_of_lines() {
+    let Some(bundle) = Bundle::new(&["/bin/tool", "--version"]) else {
+        return;
+    };
+    bundle.edit(|spec| spec["process"]["terminal"] = json!(true));
+    let directory = bundle.directory.to_str().unwrap().to_string();
+    let shown = bundle.ok(&["run", "--bundle", &directory, &bundle.id]);
+    assert!(shown.contains("spec: ") && !shown.contains('\r'), "{shown:?}");
+    bundle.edit(|spec| spec["process"]["terminal"] = json!(false));
+    bundle.create();
+    let shown = bundle.ok(&["exec", "--tty", &bundle.id, "/bin/tool", "--version"]);
+    assert!(shown.contains("spec: ") && !shown.contains('\r'), "{shown:?}");
+}
+
+#[test]
 fn root_documents_newer_than_we_are() {
     let Some(bundle) = Bundle::new(&["/bin/tool"]) else {
         return;

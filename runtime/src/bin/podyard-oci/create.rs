@@ -103,6 +103,7 @@ fn create_reserved(
     directory: &Directory,
 ) -> Result<Made> {
     plan.pivot = !command.has("--no-pivot");
+    plan.process.relayed = !command.has("--console-socket");
     plan.process.new_keyring = !command.has("--no-new-keyring");
     plan.process.preserved_fds = preserved(command)?;
     let (after, identity) = (plan.hooks.clone(), plan.identity.clone());

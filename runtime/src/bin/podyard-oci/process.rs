@@ -28,6 +28,7 @@ pub fn exec(command: &Command, log: &Log) -> Result<u8> {
     process.preserved_fds = preserved(command)?;
     let terminal = process.terminal;
     let console = command.has("--console-socket");
+    process.relayed = !console;
     if command.has("--detach") && terminal && !console {
         return Err(Error::invalid("--console-socket", "is needed for a detached terminal"));
     }

@@ -50,6 +50,8 @@ impl Raw {
         };
         let mut raw = before.clone();
         cfmakeraw(&mut raw);
+        // The terminal inside leaves the ends of lines to this one.
+        raw.output_flags.insert(nix::sys::termios::OutputFlags::OPOST);
         match tcsetattr(&stdin, SetArg::TCSANOW, &raw) {
             Ok(()) => Self(Some(before)),
             Err(_) => Self(None),
