@@ -51,7 +51,8 @@ const MODULES: &[&str] = &[
 ];
 
 /// What is run unless packages are named.
-const DEFAULT: [&str; 4] = ["runtime:kernel", "integration:limits", "rootfs:volumes", "rootfs:lib:quota"];
+const DEFAULT: [&str; 4] =
+    ["runtime:kernel", "integration:limits", "rootfs:volumes:beyond", "rootfs:lib:quota"];
 
 /// Programs of the host that tests call.
 const TOOLS: [&str; 1] = ["/usr/sbin/mkfs.ext4"];

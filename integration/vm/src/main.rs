@@ -5,7 +5,7 @@
 //!   guest this same program as /init: modules, mounts, cgroup2 alone, the tests, power off
 //! ```
 //!
-//! The default is `runtime:kernel`, `integration:limits` (a pod with limits), `rootfs:volumes` and `rootfs:lib:quota`: what
+//! The default is `runtime:kernel`, `integration:limits` (a pod with limits), `rootfs:volumes:beyond` and `rootfs:lib:quota`: what
 //! our own machines lack, `CAP_SYS_RESOURCE` and project quotas. `PODYARD_VM` is set in the guest: tests that know it skip
 //! nothing there. The machine has no disk and no network card; its kernel is the newest `linux-image-cloud-amd64` of the
 //! host's package lists, downloaded and unpacked under `target/vm`, never installed. It is emulated: no KVM needed.
