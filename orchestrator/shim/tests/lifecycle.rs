@@ -173,7 +173,7 @@ fn root_cve_2019_5736_the_shims_program_cannot_be_written() {
     pod.run(&mut client, &id("web", 0), "exec sleep 1000");
     let path = format!("/proc/{}/exe", pod.shim.as_ref().unwrap().process.pid);
     let found = rustix::fs::statvfs(&path).unwrap();
-    assert!(found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY), "{found:?}");
+    assert!(found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY), "{:?}", found.f_flag);
     let error = std::fs::OpenOptions::new().append(true).open(&path).unwrap_err();
     let refused = [rustix::io::Errno::ROFS, rustix::io::Errno::TXTBSY].map(|e| Some(e.raw_os_error()));
     assert!(refused.contains(&error.raw_os_error()), "{error}");
