@@ -1,19 +1,19 @@
 //! Spec → plan: every default resolved, every value parsed, nothing touched.
 //!
-//! A plan is what the child follows line by line. Making one reads no file and asks no kernel, so
-//! the same spec always gives the same plan, or the same refusal.
+//! A plan is what the child follows line by line. Making one reads no file (but the cache of compiled filters, where one
+//! is given) and asks no kernel, so the same spec always gives the same plan, or the same refusal.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use oci_spec::runtime::{LinuxDeviceType, LinuxResources, Spec};
+use oci_spec::runtime::{Linux, LinuxDeviceType, LinuxResources, LinuxSeccomp, Spec};
 
 use crate::error::{Error, Result};
 use crate::hooks::Hooks;
 use crate::mounts::options::{self, MountPlan};
 use crate::namespaces::{Kind, Source};
 use crate::process::ProcessPlan;
-use crate::seccomp::Filter;
+use crate::seccomp::{Cache, Filter};
 use crate::state::Identity;
 use crate::validate;
 
@@ -129,8 +129,24 @@ impl Plan {
     ///
     /// Source: runtime-spec, config.md and config-linux.md.
     pub fn from_spec(spec: &Spec) -> Result<Self> {
+        Self::decide(spec, Filter::compile)
+    }
+
+    /// The same, its filter taken from `cache` if it was compiled before.
+    ///
+    /// # Errors
+    /// As [`Plan::from_spec`].
+    pub fn from_spec_cached(spec: &Spec, cache: &Cache) -> Result<Self> {
+        Self::decide(spec, |profile, warnings| cache.filter(profile, warnings))
+    }
+
+    fn decide(
+        spec: &Spec,
+        compile: impl Fn(&LinuxSeccomp, &mut Vec<String>) -> Result<Filter>,
+    ) -> Result<Self> {
         validate::spec(spec)?;
-        let linux = spec.linux().clone().unwrap_or_default();
+        let none = Linux::default();
+        let linux = spec.linux().as_ref().unwrap_or(&none);
         let process = spec.process().as_ref().ok_or_else(|| Error::invalid("process", "is required"))?;
         let mut warnings = Vec::new();
 
@@ -165,10 +181,10 @@ impl Plan {
             list.iter().flatten().filter(|path| seen.insert(path.as_str())).map(PathBuf::from).collect()
         };
         Ok(Self {
-            process: ProcessPlan::from_spec(process)?.within(&linux)?,
+            process: ProcessPlan::from_spec(process)?.within(linux)?,
             uid_map: id_maps(linux.uid_mappings().as_deref()),
             gid_map: id_maps(linux.gid_mappings().as_deref()),
-            time_offsets: time_offsets(&linux),
+            time_offsets: time_offsets(linux),
             hostname: spec.hostname().clone().filter(|h| !h.is_empty()),
             domainname: spec.domainname().clone().filter(|d| !d.is_empty()),
             root_path: spec.root().as_ref().map(|root| root.path().clone()),
@@ -182,11 +198,11 @@ impl Plan {
             pivot: true,
             mount_label: linux.mount_label().clone().filter(|label| !label.is_empty()),
             mounts,
-            devices: devices(&linux)?,
+            devices: devices(linux)?,
             masked_paths: paths(linux.masked_paths()),
             read_only_paths: paths(linux.readonly_paths()),
-            sysctls: sysctls(&linux, &namespaces)?,
-            seccomp: linux.seccomp().as_ref().map(|s| Filter::compile(s, &mut warnings)).transpose()?,
+            sysctls: sysctls(linux, &namespaces)?,
+            seccomp: linux.seccomp().as_ref().map(|s| compile(s, &mut warnings)).transpose()?,
             cgroups_path: linux.cgroups_path().clone(),
             resources: linux.resources().clone(),
             hooks: Hooks::from_spec(spec)?,

@@ -255,6 +255,21 @@ impl Directory {
         crate::document::read(&bytes, &mut Vec::new()).map_err(|e| Error::invalid(path.display(), e))
     }
 
+    /// The spec at create if it may name `field`. Most specs have no hooks, and that is seen without parsing them.
+    ///
+    /// # Errors
+    /// As [`Directory::spec`].
+    pub fn spec_naming(&self, field: &str) -> Result<Option<Spec>> {
+        let path = self.0.join("config.json");
+        let bytes = std::fs::read(&path).call(|| format!("read({path:?})"))?;
+        let has = |word: &[u8]| bytes.windows(word.len()).any(|window| window == word);
+        // JSON may write any letter of a name as an escape.
+        if !has(field.as_bytes()) && !has(b"\\u") {
+            return Ok(None);
+        }
+        self.spec().map(Some)
+    }
+
     /// Writes `state.json`, whole or not at all.
     ///
     /// # Errors
@@ -385,6 +400,26 @@ mod tests {
             identity.state(Status::Stopped, None).to_string(),
             r#"{"bundle":"/b","id":"c1","ociVersion":"1.2.0","status":"stopped"}"#
         );
+    }
+
+    #[test]
+    fn fields_are_found_however_they_are_written() {
+        let directory =
+            Directory(std::env::temp_dir().join(format!("podyard-test-spec-{}", std::process::id())));
+        directory.create().unwrap();
+        for (text, found) in [
+            (r#"{"ociVersion":"1.2.0"}"#, false),
+            (r#"{"ociVersion":"1.2.0","hooks":{"poststart":[]}}"#, true),
+            (r#"{"ociVersion":"1.2.0","hooks":{"\u0070oststart":[]}}"#, true),
+        ] {
+            directory.save_config(text.as_bytes()).unwrap();
+            let spec = directory.spec_naming("poststart").unwrap();
+            assert_eq!(spec.is_some(), found, "{text}");
+            let hooks =
+                spec.and_then(|spec| spec.hooks().clone()).and_then(|hooks| hooks.poststart().clone());
+            assert_eq!(hooks.is_some(), found, "{text}");
+        }
+        directory.remove().unwrap();
     }
 
     #[test]

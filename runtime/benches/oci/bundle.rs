@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use runtime::seccomp::{Filter, default_profile};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::{Value, json};
 
 /// Hidden in the container. Source: runc's and Docker's default, names only.
@@ -68,6 +69,9 @@ impl Bundles {
     pub fn make(profile: Option<&Path>) -> std::io::Result<Self> {
         let top = std::env::temp_dir().join(format!("podyard-bench-{}", std::process::id()));
         let (root, filter) = (top.join("rootfs"), top.join("filter"));
+        // As `/run` is on most hosts: the runtimes' records are not to wait for a disk.
+        std::fs::create_dir_all(top.join("state"))?;
+        mount("state", top.join("state"), "tmpfs", MountFlags::empty(), None)?;
         for directory in ["bin", "proc", "sys", "dev"] {
             std::fs::create_dir_all(root.join(directory))?;
         }
@@ -107,6 +111,10 @@ impl Bundles {
 
 impl Drop for Bundles {
     fn drop(&mut self) {
+        // In the run's own mount namespace, which ends with it anyway; but the directory is the host's.
+        if let Err(error) = unmount(self.top.join("state"), UnmountFlags::DETACH) {
+            eprintln!("oci: unmount {}/state: {error}", self.top.display());
+        }
         if let Err(error) = std::fs::remove_dir_all(&self.top) {
             eprintln!("oci: remove {}: {error}", self.top.display());
         }

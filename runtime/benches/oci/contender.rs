@@ -43,7 +43,7 @@ pub struct Sample {
 impl Contender {
     /// An OCI runtime.
     pub fn oci(name: &str, program: &Path, top: &Path) -> Self {
-        let kind = Kind::Oci { state: top.join(format!("state-{name}")) };
+        let kind = Kind::Oci { state: top.join("state").join(name) };
         Self { name: name.to_string(), kind, program: program.to_path_buf() }
     }
 

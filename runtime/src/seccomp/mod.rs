@@ -13,6 +13,7 @@
 //!
 //! Source: seccomp(2); runtime-spec, config-linux.md, "Seccomp".
 
+mod cache;
 mod compile;
 mod foreign;
 mod notify;
@@ -25,6 +26,7 @@ use std::os::fd::OwnedFd;
 use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag};
 
 pub use crate::sys::Instruction;
+pub use cache::Cache;
 pub use notify::Agent;
 pub use profile::default_profile;
 
@@ -99,6 +101,21 @@ impl Filter {
                 unknown.join(", ")
             ));
         }
+        Self::complete(profile, asks, || compile::assemble(&all))
+    }
+
+    /// The filter of a profile whose program was compiled before.
+    fn around(profile: &LinuxSeccomp, program: Vec<Instruction>) -> Result<Self> {
+        let notifies = |action| action == LinuxSeccompAction::ScmpActNotify;
+        let asks = profile.syscalls().iter().flatten().any(|entry| notifies(entry.action()));
+        Self::complete(profile, asks, || Ok(program))
+    }
+
+    fn complete(
+        profile: &LinuxSeccomp,
+        asks: bool,
+        program: impl FnOnce() -> Result<Vec<Instruction>>,
+    ) -> Result<Self> {
         let agent = match (asks, profile.listener_path()) {
             (false, _) => None,
             (true, Some(path)) if !path.as_os_str().is_empty() => Some(Agent {
@@ -108,7 +125,7 @@ impl Filter {
             (true, _) => return Err(Error::invalid("listenerPath", "is needed for SCMP_ACT_NOTIFY")),
         };
         let flags = flags(profile, agent.is_some());
-        Ok(Self { program: compile::assemble(&all)?, flags, agent })
+        Ok(Self { program: program()?, flags, agent })
     }
 
     /// Puts the filter on this process, for good.

@@ -17,7 +17,8 @@ use crate::log::{Log, rfc3339};
 use crate::options::Command;
 use crate::relay::{self, Signals};
 use crate::store::{
-    cgroup_of, find, hand_over, io, listening, own_stdio, parse_document, preserved, read, write_pid_file,
+    cgroup_of, filters, find, hand_over, io, listening, own_stdio, parse_document, preserved, read,
+    write_pid_file,
 };
 
 /// A container created, and what only its creator has.
@@ -40,7 +41,7 @@ pub fn create(command: &Command, log: &Log) -> Result<Made> {
     let config = read(&bundle.join("config.json"))?;
     let spec: Spec = parse_document(&bundle.join("config.json"), &config, log)?;
     let root = spec.root().as_ref().map(|r| bundle.join(r.path())).unwrap_or_default();
-    let mut plan = Plan::from_spec(with_listening(command, &spec)?.as_ref())?;
+    let mut plan = Plan::from_spec_cached(with_listening(command, &spec)?.as_ref(), &filters(command))?;
     plan.identity.id = command.id()?.to_string();
     plan.identity.bundle = bundle.clone();
     let (after, identity) = (plan.hooks.clone(), plan.identity.clone());
@@ -108,7 +109,8 @@ fn create_reserved(
     plan.process.preserved_fds = preserved(command)?;
     let (after, identity) = (plan.hooks.clone(), plan.identity.clone());
     directory.save_config(config)?;
-    let cgroup = Cgroup::name(&Hierarchies::detect()?, &cgroup_path(&plan, command.id()?)?)?;
+    let tree = Hierarchies::detect()?;
+    let cgroup = Cgroup::name(&tree, &cgroup_path(&plan, command.id()?)?)?;
     // Another's: whatever fails later must not touch it.
     if cgroup.populated()? {
         let text = format!("container's cgroup is not empty: {}", cgroup.path().display());
@@ -130,7 +132,7 @@ fn create_reserved(
     };
     // Recorded, then made: what is left of a create cut short is found by `delete --force`.
     directory.save_state(&state)?;
-    let cgroup = Cgroup::create(cgroup.path())?;
+    let cgroup = Cgroup::create_in(&tree, cgroup.path())?;
     if let Some(resources) = &plan.resources {
         cgroup.apply_limits(resources)?.iter().for_each(|warning| log.warning(warning));
     }
@@ -212,8 +214,9 @@ pub fn start(command: &Command, log: &Log) -> Result<()> {
     let (directory, state) = find(command)?;
     directory.status(&state)?.permits(Verb::Start)?;
     start_at(&directory.start_socket())?;
-    let spec = directory.spec()?;
-    run_poststart_hooks(&Hooks::from_spec(&spec)?, &state.identity(&spec), state.pid, log);
+    if let Some(spec) = directory.spec_naming("poststart")? {
+        run_poststart_hooks(&Hooks::from_spec(&spec)?, &state.identity(&spec), state.pid, log);
+    }
     Ok(())
 }
 

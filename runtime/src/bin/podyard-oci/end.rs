@@ -76,11 +76,13 @@ pub fn delete(command: &Command, log: &Log) -> Result<()> {
         directory.status(&state)?.permits(Verb::Delete)?;
     }
     // Read before it is gone; a bundle's own file may have changed or vanished.
-    let spec = directory.spec();
+    let spec = directory.spec_naming("poststop");
     destroy(&cgroup_of(&state)?)?;
     directory.remove()?;
-    match spec.and_then(|spec| Ok((Hooks::from_spec(&spec)?, state.identity(&spec)))) {
-        Ok((hooks, identity)) => run_poststop_hooks(&hooks, &identity, log),
+    let hooks = |spec| Ok((Hooks::from_spec(&spec)?, state.identity(&spec)));
+    match spec.and_then(|spec| spec.map(hooks).transpose()) {
+        Ok(Some((hooks, identity))) => run_poststop_hooks(&hooks, &identity, log),
+        Ok(None) => {}
         // It is deleted all the same: nobody could mend what create has written.
         Err(error) => log.warning(&error.within("poststop hooks").to_string()),
     }

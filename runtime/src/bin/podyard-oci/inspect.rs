@@ -47,7 +47,9 @@ pub fn list(command: &Command) -> Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         other => {
             let entries = other.map_err(io(&root))?.collect::<Result<Vec<_>, _>>().map_err(io(&root))?;
-            entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+            let names = entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned());
+            // What begins with a dot is no container's.
+            names.filter(|name| !name.starts_with('.')).collect()
         }
     };
     names.sort();

@@ -4,14 +4,13 @@ use oci_spec::runtime::{Capability, LinuxCapabilitiesBuilder, Process, Spec};
 use runtime::cgroup::Cgroup;
 use runtime::container::{Parent, Stdio};
 use runtime::exec::{ExecRequest, ProcessPlan, exec as execute};
-use runtime::seccomp::Filter;
 use runtime::state::{Status, Verb};
 use runtime::{Error, Kind, Result};
 
 use crate::log::Log;
 use crate::options::Command;
 use crate::relay::{self, Signals};
-use crate::store::{find, hand_over, load_document, own_stdio, preserved, write_pid_file};
+use crate::store::{filters, find, hand_over, load_document, own_stdio, preserved, write_pid_file};
 
 /// Runs it; its exit code, or 0 if detached.
 pub fn exec(command: &Command, log: &Log) -> Result<u8> {
@@ -39,7 +38,7 @@ pub fn exec(command: &Command, log: &Log) -> Result<u8> {
     let executed = execute(ExecRequest {
         target,
         process,
-        seccomp: seccomp.map(|s| Filter::compile(s, &mut Vec::new())).transpose()?,
+        seccomp: seccomp.map(|s| filters(command).filter(s, &mut Vec::new())).transpose()?,
         stdio: match terminal {
             true => Stdio::Terminal(None),
             false => Stdio::Fds(own_stdio()?),

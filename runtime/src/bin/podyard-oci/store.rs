@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use runtime::cgroup::{Cgroup, Hierarchies};
+use runtime::seccomp::Cache;
 use runtime::state::{Directory, State};
 use runtime::{Error, Kind, Result};
 
@@ -140,6 +141,11 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
         return Err(Error::invalid(path.display(), format!("is longer than {DOCUMENT_BYTES_MAX} bytes")));
     }
     Ok(bytes)
+}
+
+/// Filters compiled before, for the containers of this root.
+pub fn filters(command: &Command) -> Cache {
+    Cache::at(command.root().join(".filters"))
 }
 
 /// An error about a file.
