@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod caller;
+pub mod engine;
 pub mod harness;
 pub mod snapshot;
 pub mod torture;
