@@ -7,8 +7,6 @@
 //!
 //! Source: cgroup-v1/devices.rst; security/device_cgroup.c.
 
-use std::collections::BTreeMap;
-
 use oci_spec::runtime::LinuxDeviceCgroup;
 
 use super::devices::{MKNOD, READ, Rule, WRITE, rules};
@@ -23,7 +21,8 @@ struct State {
     allows: bool,
     /// Whether the default is the list's, not the parent cgroup's, which a new one has.
     decided: bool,
-    exceptions: BTreeMap<Place, u32>,
+    /// In the order of the list, which is the order in which the kernel shows them.
+    exceptions: Vec<(Place, u32)>,
 }
 
 /// The files and lines, in order; none for no rules.
@@ -34,7 +33,7 @@ pub(super) fn writes(spec: &[LinuxDeviceCgroup]) -> Result<Vec<(&'static str, St
     if spec.is_empty() {
         return Ok(Vec::new());
     }
-    let mut state = State { allows: true, decided: false, exceptions: BTreeMap::new() };
+    let mut state = State { allows: true, decided: false, exceptions: Vec::new() };
     for rule in rules(spec)? {
         state.apply(&rule)?;
     }
@@ -49,7 +48,7 @@ pub(super) fn writes(spec: &[LinuxDeviceCgroup]) -> Result<Vec<(&'static str, St
 impl State {
     fn apply(&mut self, rule: &Rule) -> Result<()> {
         if rule.kind.is_none() && rule.major.is_none() && rule.minor.is_none() && rule.access == ALL {
-            *self = Self { allows: rule.allow, decided: true, exceptions: BTreeMap::new() };
+            *self = Self { allows: rule.allow, decided: true, exceptions: Vec::new() };
             return Ok(());
         }
         for kind in rule.kind.map_or(vec![1, 2], |kind| vec![kind]) {
@@ -60,13 +59,16 @@ impl State {
 
     fn apply_to(&mut self, place: Place, access: u32, allow: bool) -> Result<()> {
         if allow != self.allows {
-            *self.exceptions.entry(place).or_default() |= access;
+            match self.exceptions.iter_mut().find(|(other, _)| *other == place) {
+                Some((_, excepted)) => *excepted |= access,
+                None => self.exceptions.push((place, access)),
+            }
             return Ok(());
         }
-        let before: Vec<(Place, u32)> = self.exceptions.iter().map(|(p, a)| (*p, *a)).collect();
-        for (other, excepted) in before {
+        for i in 0..self.exceptions.len() {
+            let (other, excepted) = self.exceptions[i];
             if covers(place, other) {
-                self.exceptions.insert(other, excepted & !access);
+                self.exceptions[i].1 = excepted & !access;
             } else if excepted & access != 0 && overlap(place, other) {
                 if self.turned_around() {
                     return self.apply_to(place, access, allow);
@@ -79,22 +81,23 @@ impl State {
                 return Err(Error::unsupported("linux.resources.devices", text));
             }
         }
-        self.exceptions.retain(|_, access| *access != 0);
+        self.exceptions.retain(|(_, access)| *access != 0);
         Ok(())
     }
 
     /// All character or block devices excepted from "everything" is "nothing" but the rest.
     fn turned_around(&mut self) -> bool {
-        let whole = |(_, major, minor): &Place| major.is_none() && minor.is_none();
-        if !self.allows || !self.exceptions.keys().all(whole) {
+        let whole = |((_, major, minor), _): &(Place, u32)| major.is_none() && minor.is_none();
+        if !self.allows || !self.exceptions.iter().all(whole) {
             return false;
         }
         let rest = [1, 2].map(|kind| {
-            let excepted = self.exceptions.get(&(kind, None, None)).copied().unwrap_or(0);
-            ((kind, None, None), ALL & !excepted)
+            let place = (kind, None, None);
+            let excepted = self.exceptions.iter().find(|(other, _)| *other == place);
+            (place, ALL & !excepted.map_or(0, |(_, access)| *access))
         });
-        *self = Self { allows: false, decided: true, exceptions: rest.into_iter().collect() };
-        self.exceptions.retain(|_, access| *access != 0);
+        *self = Self { allows: false, decided: true, exceptions: rest.to_vec() };
+        self.exceptions.retain(|(_, access)| *access != 0);
         true
     }
 }
@@ -160,17 +163,17 @@ mod tests {
         check(
             r#"[{"allow":true,"type":"b","major":9,"access":"rwm"}, {"allow":false,"access":"rwm"},
                 {"allow":true,"type":"c","major":10,"minor":229,"access":"rw"}]"#,
-            Ok(&["deny a", "allow b *:* m", "allow c *:* m", "allow c 10:229 rw"]),
+            Ok(&["deny a", "allow c 10:229 rw", "allow b *:* m", "allow c *:* m"]),
         );
         // A denial of what was allowed before takes it back.
         check(
             r#"[{"allow":false}, {"allow":true,"type":"c","major":10,"minor":229}, {"allow":false,"type":"c","major":10,"access":"w"}]"#,
-            Ok(&["deny a", "allow b *:* m", "allow c *:* m", "allow c 10:229 rm"]),
+            Ok(&["deny a", "allow c 10:229 rm", "allow b *:* m", "allow c *:* m"]),
         );
         // `a` with numbers must not reach the kernel, which would take it for everything.
         check(
             r#"[{"allow":false}, {"allow":true,"type":"a","major":10,"access":"r"}]"#,
-            Ok(&["deny a", "allow b *:* m", "allow b 10:* r", "allow c *:* m", "allow c 10:* r"]),
+            Ok(&["deny a", "allow b 10:* r", "allow c 10:* r", "allow b *:* m", "allow c *:* m"]),
         );
         check(r#"[{"allow":false,"type":"c","major":10,"access":"w"}]"#, Ok(&["deny c 10:* w"]));
         check(r#"[{"allow":false,"type":"c"}]"#, Ok(&["deny a", "allow b *:* rwm", "allow c *:* m"]));

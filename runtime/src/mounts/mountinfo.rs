@@ -31,6 +31,15 @@ pub(super) fn below(table: &str, id: u64) -> Result<Vec<Entry>> {
     Ok(found)
 }
 
+/// Where filesystems of this kind are, the last mounted first.
+pub(super) fn places_of(table: &str, fs: &str) -> Result<Vec<PathBuf>> {
+    let of_kind = |line: &&str| {
+        let kind = line.split_once(" - ").and_then(|(_, end)| end.split(' ').next());
+        kind == Some(fs)
+    };
+    table.lines().rev().filter(of_kind).map(|line| entry(line).map(|entry| entry.point)).collect()
+}
+
 fn entry(line: &str) -> Result<Entry> {
     let fields: Vec<&str> = line.split(' ').collect();
     let number = |n: usize| fields.get(n).and_then(|text| text.parse().ok());

@@ -5,12 +5,16 @@ use std::path::Path;
 
 use nix::libc;
 use rustix::fs::{CWD, Mode, OFlags, open};
-use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 
 use super::Root;
 use super::api::{self, Pending};
+use super::mountinfo;
 use crate::error::{Call, Error, Result, Step};
 use crate::plan::Plan;
+
+/// Source: include/uapi/linux/magic.h.
+const SYSFS_MAGIC: i64 = 0x6265_6572;
 
 /// Attaches the root to this mount namespace: a directory on itself, so that what is mounted in it is found by the
 /// host's paths too, and else on top of the host's root. Unless the plan says otherwise nothing the host mounts later
@@ -85,9 +89,51 @@ pub(crate) fn pivot(root: &OwnedFd) -> Result<()> {
 /// Makes `root`, which [`attach_root`] put on top of the host's, this process's root. The host's stays mounted beneath, as in
 /// an initial ramdisk it must; chroot(2) keeps paths from it.
 pub(crate) fn cover(root: &OwnedFd) -> Result<()> {
+    hide_kernel_interfaces().step("hide the host's procfs and sysfs")?;
     rustix::process::fchdir(root).call(|| "fchdir(root)".into())?;
     rustix::process::chroot(".").call(|| "chroot(\".\")".into())?;
     rustix::process::chdir("/").call(|| "chdir(\"/\")".into())
+}
+
+/// Whoever finds one bare procfs or sysfs in its mount namespace, be it out of reach, may mount another with a user namespace of
+/// its own: nothing masked, nothing read-only. So the host's go, and where they must stay they are covered.
+///
+/// Source: fs/namespace.c, `mount_too_revealing`.
+fn hide_kernel_interfaces() -> Result<()> {
+    let table =
+        std::fs::read_to_string("/proc/self/mountinfo").call(|| "read(\"/proc/self/mountinfo\")".into())?;
+    let mut places = Vec::new();
+    for fs in ["sysfs", "proc"] {
+        places.extend(mountinfo::places_of(&table, fs)?);
+    }
+    for place in places {
+        // The container's own have the same names, below the root that lies on the host's: found here is the host's.
+        if !is_kernel_interface(&place)? {
+            continue;
+        }
+        // The host's must stay.
+        change_mount_of(place.parent().unwrap_or(Path::new("/")), libc::MS_SLAVE)?;
+        match unmount(&place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) => {}
+            // In a user namespace what its maker mounted is locked.
+            Err(rustix::io::Errno::INVAL) => {
+                let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+                mount("tmpfs", &place, "tmpfs", flags, Some(c"nr_inodes=1"))
+                    .call(|| format!("mount(tmpfs on {place:?})"))?;
+            }
+            Err(e) => return Err(e).call(|| format!("umount2({place:?}, MNT_DETACH)")),
+        }
+    }
+    Ok(())
+}
+
+fn is_kernel_interface(place: &Path) -> Result<bool> {
+    match rustix::fs::statfs(place) {
+        Ok(found) => Ok([super::PROC_SUPER_MAGIC, SYSFS_MAGIC].contains(&(found.f_type as i64))),
+        // Below one that has just been let go of.
+        Err(rustix::io::Errno::NOENT) => Ok(false),
+        Err(e) => Err(e).call(|| format!("statfs({place:?})")),
+    }
 }
 
 /// What of the root's propagation could not be so from the start, when `/` is the container's.

@@ -2,13 +2,15 @@
 
 use serde_json::json;
 
-use crate::fixture::{Case, Group, tmpfs};
+use crate::fixture::{Case, Group, Outcome, output, tmpfs};
 use crate::harness::Test;
+use runtime::container::{Created, create};
 
 pub const TESTS: &[Test] = &[
     ("root_runs_a_program", runs_a_program),
     ("root_namespaces_differ", namespaces_differ),
     ("root_pivot_root_hides_the_host", pivot_root_hides_the_host),
+    ("root_without_pivot_root_no_bare_sysfs_is_left", without_pivot_root_no_bare_sysfs_is_left),
     ("root_standard_mounts_devices_and_links", standard_mounts_devices_and_links),
     ("root_binds_and_detached_mounts", binds_and_detached_mounts),
     ("root_user_groups_umask_and_home", user_groups_umask_and_home),
@@ -59,6 +61,24 @@ fn pivot_root_hides_the_host() {
         );
     }
     assert_eq!(outcome.answer(2), "yes");
+}
+
+fn without_pivot_root_no_bare_sysfs_is_left() {
+    // A user, a mount and a network namespace.
+    let commands = ["ls /", "exists /sys/kernel", "unshare 1342308352", "mount-sysfs /dev"];
+    for pivot in [true, false] {
+        let mut case = Case::new(&commands);
+        let (reader, stdio) = output();
+        let mut request = case.request(stdio).unwrap();
+        request.plan.pivot = pivot;
+        let Created { pidfd, start, warnings, .. } = create(request).unwrap();
+        start.start().unwrap();
+        let outcome = Outcome::collect(reader, &pidfd, warnings);
+        assert_eq!(outcome.answer(0), "dev in-root proc program sys");
+        assert_eq!((outcome.answer(1), outcome.answer(2)), ("yes", "unshared"), "{outcome:?}");
+        // The one it was given is read-only, and another would not be.
+        assert_eq!(outcome.answer(3), "EPERM", "{outcome:?}");
+    }
 }
 
 fn standard_mounts_devices_and_links() {

@@ -120,6 +120,11 @@ pub fn run(words: &[&str]) -> std::io::Result<String> {
             mount(Some("inside"), *path, Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
             "mounted".into()
         }
+        ["mount-sysfs", path] => {
+            use nix::mount::{MsFlags, mount};
+            mount(Some("inside"), *path, Some("sysfs"), MsFlags::empty(), None::<&str>)?;
+            "mounted".into()
+        }
         // Options of the mount at a path, its propagation, and the options of its filesystem.
         ["mountinfo", path] => {
             let table = std::fs::read_to_string("/proc/self/mountinfo")?;
