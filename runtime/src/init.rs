@@ -76,7 +76,7 @@ impl Script for Init<'_> {
         }
 
         // Modes below are meant as written.
-        let umask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+        let umask = sys::umask(0);
         let proc = mounts::private_proc()?;
         if plan.fresh(namespaces::Kind::Time) && !self.entry.joins(namespaces::Kind::Time) {
             namespaces::enter_time(proc.as_fd(), !plan.time_offsets.is_empty(), channel)?;
@@ -105,7 +105,7 @@ impl Script for Init<'_> {
             false => mounts::cover(&root)?,
         }
         mounts::propagate(plan)?;
-        nix::sys::stat::umask(umask);
+        sys::umask(umask);
 
         let settled = Settling {
             process: &plan.process,

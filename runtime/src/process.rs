@@ -312,7 +312,7 @@ impl<'a> Settling<'a, '_> {
         process.labels.apply(self.proc)?;
         self.set_stdio().step("stdio")?;
         if let Some(umask) = process.umask {
-            nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
+            sys::umask(umask);
         }
         let env = self.environment();
 

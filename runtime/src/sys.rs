@@ -516,6 +516,15 @@ pub(crate) fn attach_device_program(cgroup: BorrowedFd<'_>, program: &[u64]) -> 
     check(ret, || "bpf(BPF_PROG_ATTACH, BPF_CGROUP_DEVICE)".to_string()).map(drop)
 }
 
+/// Sets the file mode creation mask, and returns the one before. The kernel never refuses; libraries panic should a filter
+/// around us do, and a half-made process must not panic.
+///
+/// Source: umask(2).
+pub(crate) fn umask(mask: u32) -> u32 {
+    // SAFETY: no pointers.
+    unsafe { libc::umask(mask) }
+}
+
 /// Sets the NIS domain name of this UTS namespace.
 ///
 /// Source: setdomainname(2).
