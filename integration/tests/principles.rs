@@ -277,6 +277,11 @@ fn root_a7_dropping_every_watch_changes_no_object() {
         if full { Ok(()) } else { Err(slices) }
     };
     until("the endpoints are there", slice_is_full);
+    // What its controller has still to say of them comes after they are ready.
+    until("the set knows its pods", || match &yard.list(&["rs"])[0]["status"]["readyReplicas"] {
+        ready if *ready == 2 => Ok(()),
+        other => Err(other.clone()),
+    });
     let versions = || {
         let kinds = ["pods", "services", "rs", "endpointslices", "nodes"];
         let all = kinds.iter().flat_map(|kind| yard.list(&[kind]));

@@ -161,6 +161,7 @@ fn root_taints_keep_pods_away_and_drive_them_away() {
         let stays = pods.iter().find(is_it).is_some_and(|pod| pod["metadata"]["deletionTimestamp"].is_null());
         if stays { Err(pods) } else { Ok(()) }
     });
-    assert!(begun.elapsed() >= std::time::Duration::from_secs(2), "not before: {:?}", begun.elapsed());
+    // Two of whole seconds, which is how times of the API are written: the first may be nearly over.
+    assert!(begun.elapsed() > std::time::Duration::from_secs(1), "not before: {:?}", begun.elapsed());
     assert_eq!(yard.ready_count("app=stays", 1)[0]["metadata"]["uid"], stays);
 }

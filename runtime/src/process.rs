@@ -47,6 +47,8 @@ pub struct ProcessPlan {
     pub window: Option<WindowSize>,
     /// Whether it gets a session keyring of its own, and with it none of the caller's keys.
     pub new_keyring: bool,
+    /// Whether a program that is not there is told of before the process is ready, and not when it is to be run.
+    pub program_first: bool,
     /// Whether what its terminal shows is copied to another terminal, which ends lines in its own way.
     pub relayed: bool,
     /// How many of the caller's descriptors, from 3 on, the program gets. None of the host's, unless asked for.
@@ -148,6 +150,7 @@ impl ProcessPlan {
                 })
             }),
             new_keyring: true,
+            program_first: true,
             relayed: false,
             preserved_fds: 0,
         })
@@ -282,7 +285,7 @@ pub(crate) struct Settling<'a, 'fd> {
 
 /// A process ready to run its program.
 pub(crate) struct Settled<'a> {
-    program: CString,
+    program: Result<CString>,
     args: &'a [CString],
     env: Vec<CString>,
     /// Loaded last if it may be, so that it need not allow the steps before.
@@ -343,7 +346,10 @@ impl<'a> Settling<'a, '_> {
         };
         entered.step(format!("chdir to {}", process.cwd.display()))?;
         sys::close_range_cloexec(3_u32.saturating_add(process.preserved_fds), Some(self.proc))?;
-        let program = program::find(&process.args[0], &env)?;
+        let program = match program::find(&process.args[0], &env) {
+            Err(error) if process.program_first => return Err(error),
+            found => found,
+        };
         Ok(Settled {
             program,
             args: &process.args,
@@ -473,7 +479,11 @@ impl Settled<'_> {
         if let Err(e) = self.seccomp.map_or(Ok(()), Filter::load) {
             return e;
         }
-        let errno = sys::execve(&self.program, self.args, &self.env);
+        let program = match &self.program {
+            Ok(program) => program,
+            Err(error) => return error.clone(),
+        };
+        let errno = sys::execve(program, self.args, &self.env);
         Error::sys(format!("exec {}", self.args[0].to_string_lossy()), errno)
     }
 }

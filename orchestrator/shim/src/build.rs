@@ -202,7 +202,10 @@ fn overlay_process(mut spec: Value, change: &Value) -> Result<Value> {
 fn plan(spec: Value) -> Result<Plan> {
     let spec: Spec = serde_json::from_value(spec)
         .map_err(|error| Failure::new(FailureKind::Invalid, format!("spec: {error}")))?;
-    Ok(Plan::from_spec(&spec)?)
+    let mut plan = Plan::from_spec(&spec)?;
+    // A program that is missing is a container that does not start, and not one that cannot be created.
+    plan.process.program_first = false;
+    Ok(plan)
 }
 
 fn as_object<'a>(value: &'a mut Value, what: &str) -> Result<&'a mut Map<String, Value>> {

@@ -27,8 +27,12 @@ impl<S: Store> VolumesApi for Keeper<S> {
             let (on_disk, trash) = disk(move || {
                 let mut on_disk = Vec::new();
                 for volume in volumes.list()? {
-                    let used_bytes = volumes.used_bytes(&volume.name)?;
-                    on_disk.push((volume, used_bytes));
+                    match volumes.used_bytes(&volume.name) {
+                        Ok(used_bytes) => on_disk.push((volume, used_bytes)),
+                        // On its way to the trash, which is listed after.
+                        Err(error) if error.kind() == rootfs::Kind::NotFound => {}
+                        Err(error) => return Err(error),
+                    }
                 }
                 Ok((on_disk, volumes.trash().list()?))
             })
