@@ -129,7 +129,7 @@ fn hide_kernel_interfaces() -> Result<()> {
 
 fn is_kernel_interface(place: &Path) -> Result<bool> {
     match rustix::fs::statfs(place) {
-        Ok(found) => Ok([super::PROC_SUPER_MAGIC, SYSFS_MAGIC].contains(&(found.f_type as i64))),
+        Ok(found) => Ok([super::PROC_SUPER_MAGIC, SYSFS_MAGIC].contains(&found.f_type)),
         // Below one that has just been let go of.
         Err(rustix::io::Errno::NOENT) => Ok(false),
         Err(e) => Err(e).call(|| format!("statfs({place:?})")),
