@@ -40,7 +40,7 @@ pub(crate) struct Directory {
     path: PathBuf,
     directory: File,
     /// The lock goes with the file description: a crash frees it.
-    _lock: File,
+    lock: File,
 }
 
 impl Directory {
@@ -54,13 +54,21 @@ impl Directory {
         }
         let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(path.join("lock"))?;
         lock.try_lock()?;
-        Ok(Self { path: path.to_owned(), directory: File::open(path)?, _lock: lock })
+        Ok(Self { path: path.to_owned(), directory: File::open(path)?, lock })
     }
 
     fn options() -> OpenOptions {
         let mut options = OpenOptions::new();
         options.append(true).mode(0o600);
         options
+    }
+}
+
+impl Drop for Directory {
+    /// Closing alone is too late: a child that another thread has just forked shares the description until it execs.
+    fn drop(&mut self) {
+        // flock(2) cannot refuse this on a regular file, and the close that follows does the same a little later.
+        let _ = self.lock.unlock();
     }
 }
 
