@@ -8,7 +8,7 @@ use runtime::{Error, Kind, Result};
 use serde_json::{Value, json};
 
 use crate::options::Command;
-use crate::store::{cgroup_of, find};
+use crate::store::{cgroup_of, find, print};
 
 /// How often statistics are shown unless told otherwise.
 const INTERVAL: &str = "5s";
@@ -20,8 +20,7 @@ pub fn events(command: &Command) -> Result<()> {
     let cgroup = cgroup_of(&state)?;
     let stats = || -> Result<()> {
         let data = shape(&cgroup.stats()?);
-        println!("{}", json!({"type": "stats", "id": state.id, "data": data}));
-        Ok(())
+        print(json!({"type": "stats", "id": state.id, "data": data}))
     };
     if directory.status(&state)? == Status::Stopped {
         return Err(Error::new(Kind::Invalid, format!("container {} is not running", state.id)));
@@ -36,7 +35,7 @@ pub fn events(command: &Command) -> Result<()> {
         let ended = runtime::pidfd::wait_exit(&pidfd, interval)?;
         let now = cgroup.oom_kills()?;
         for _ in known..now {
-            println!("{}", json!({"type": "oom", "id": state.id}));
+            print(json!({"type": "oom", "id": state.id}))?;
         }
         known = now;
         if !ended {

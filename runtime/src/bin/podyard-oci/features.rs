@@ -5,6 +5,8 @@
 use runtime::{Result, features};
 use serde_json::json;
 
+use crate::store::print;
+
 /// The newest specification that is followed.
 pub const SPEC_VERSION: &str = "1.2.0";
 
@@ -37,6 +39,5 @@ pub fn show() -> Result<()> {
         "annotations": {"io.podyard.version": env!("CARGO_PKG_VERSION")},
         "potentiallyUnsafeConfigAnnotations": [],
     });
-    println!("{document:#}");
-    Ok(())
+    print(format_args!("{document:#}"))
 }

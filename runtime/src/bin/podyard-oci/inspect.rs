@@ -7,13 +7,12 @@ use runtime::{Error, Result};
 use serde_json::{Value, json};
 
 use crate::options::Command;
-use crate::store::{cgroup_of, find, io};
+use crate::store::{cgroup_of, find, io, print};
 
 /// `state`: one container, as the specification has it, with what runc adds.
 pub fn state(command: &Command) -> Result<()> {
     let (directory, state) = find(command)?;
-    println!("{:#}", describe(&directory, &state)?);
-    Ok(())
+    print(format_args!("{:#}", describe(&directory, &state)?))
 }
 
 fn describe(directory: &Directory, state: &State) -> Result<Value> {
@@ -62,22 +61,19 @@ pub fn list(command: &Command) -> Result<()> {
         }
     }
     match (command.has("--quiet"), command.value("--format").unwrap_or("table")) {
-        (true, _) => all.iter().for_each(|one| println!("{}", text(&one["id"]))),
+        (true, _) => all.iter().try_for_each(|one| print(text(&one["id"]))),
         (false, "json") => {
             let all: Vec<Ordered> = all.iter().map(Ordered).collect();
-            println!("{}", json_text(&all)?);
+            print(json_text(&all)?)
         }
         (false, "table") => {
             let rows = all.iter().map(|one| {
                 ["id", "pid", "status", "bundle", "created", "owner"].map(|field| text(&one[field])).to_vec()
             });
-            table(&["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"], rows.collect());
+            table(&["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"], rows.collect())
         }
-        (false, other) => {
-            return Err(Error::invalid("--format", format!("{other:?} is neither table nor json")));
-        }
+        (false, other) => Err(Error::invalid("--format", format!("{other:?} is neither table nor json"))),
     }
-    Ok(())
 }
 
 /// A container's fields in the order in which runc writes them: some callers read them with a pattern.
@@ -101,14 +97,13 @@ pub fn ps(command: &Command) -> Result<()> {
     let mut pids = cgroup_of(&state)?.pids()?;
     pids.sort_unstable();
     match command.value("--format").unwrap_or("table") {
-        "json" => println!("{}", json!(pids)),
+        "json" => print(json!(pids)),
         "table" => {
             let rows = pids.into_iter().filter_map(process_row);
-            table(&["UID", "PID", "PPID", "S", "RSS", "CMD"], rows.collect());
+            table(&["UID", "PID", "PPID", "S", "RSS", "CMD"], rows.collect())
         }
-        other => return Err(Error::invalid("--format", format!("{other:?} is neither table nor json"))),
+        other => Err(Error::invalid("--format", format!("{other:?} is neither table nor json"))),
     }
-    Ok(())
 }
 
 /// One process; `None` if it ended meanwhile. proc_pid_status(5).
@@ -130,13 +125,14 @@ fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_string)
 }
 
-fn table(heads: &[&str], rows: Vec<Vec<String>>) {
+fn table(heads: &[&str], rows: Vec<Vec<String>>) -> Result<()> {
     let heads: Vec<String> = heads.iter().map(|head| head.to_string()).collect();
     let width = |at: usize| rows.iter().chain([&heads]).map(|row| row[at].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..heads.len()).map(width).collect();
     for row in [&heads].into_iter().chain(&rows) {
         let cells: Vec<String> =
             row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        println!("{}", cells.join("   ").trim_end());
+        print(cells.join("   ").trim_end())?;
     }
+    Ok(())
 }

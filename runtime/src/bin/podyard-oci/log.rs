@@ -41,7 +41,7 @@ impl Log {
 
     /// Something was done in part only.
     pub fn warning(&self, text: &str) {
-        eprintln!("podyard-oci: warning: {text}");
+        say(format_args!("warning: {text}"));
         self.warnings.borrow_mut().push(text.to_string());
     }
 
@@ -54,7 +54,7 @@ impl Log {
     pub fn error(&self, error: &Error) {
         let text = worded(error);
         // Callers that do not look at exit codes look for the word.
-        eprintln!("podyard-oci: error: {text}");
+        say(format_args!("error: {text}"));
         self.write("error", &text);
     }
 
@@ -68,9 +68,14 @@ impl Log {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
         // The command's own outcome counts for more than its log, but this is not kept silent either.
         if let Err(error) = file.and_then(|mut file| writeln!(file, "{line}")) {
-            eprintln!("podyard-oci: log to {}: {error}", path.display());
+            say(format_args!("log to {}: {error}", path.display()));
         }
     }
+}
+
+/// Says it on standard error. Where that is closed, or a terminal that has hung up, nobody is left to be told.
+fn say(text: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "podyard-oci: {text}");
 }
 
 /// The error with the kernel's answer in words, too: engines choose their own exit code by finding "no such file or

@@ -56,12 +56,12 @@ fn start() -> u8 {
 
 fn run(command: &Command, log: &Log) -> Result<u8> {
     if command.has("--help") {
-        print!("{}", options::usage(command));
-        return Ok(0);
+        return store::print(options::usage(command).trim_end()).map(|()| 0);
     }
     if command.has("--version") {
-        println!("podyard-oci version {}\nspec: {}", env!("CARGO_PKG_VERSION"), features::SPEC_VERSION);
-        return Ok(0);
+        let (version, spec) = (env!("CARGO_PKG_VERSION"), features::SPEC_VERSION);
+        let text = format_args!("podyard-oci version {version}\nspec: {spec}");
+        return store::print(text).map(|()| 0);
     }
     if command.has("--systemd-cgroup") {
         return Err(Error::unsupported("--systemd-cgroup", "cgroups are made directly, without systemd"));

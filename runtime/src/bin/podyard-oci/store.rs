@@ -148,6 +148,15 @@ pub fn filters(command: &Command) -> Cache {
     Cache::at(command.root().join(".filters"))
 }
 
+/// A line on standard output.
+///
+/// # Errors
+/// The kernel's, for one who has asked and does not listen: `EPIPE`, `EIO` of a terminal that has hung up, `ENOSPC`.
+pub fn print(text: impl std::fmt::Display) -> Result<()> {
+    use std::io::Write;
+    writeln!(std::io::stdout(), "{text}").map_err(io(Path::new("standard output")))
+}
+
 /// An error about a file.
 pub fn io(path: &Path) -> impl Fn(std::io::Error) -> Error {
     let shown = path.display().to_string();
