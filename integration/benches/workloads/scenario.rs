@@ -184,7 +184,19 @@ fn node_lost(stage: &Stage, writer: &Writer, loss: Loss) {
     }
     stage.yard.ok(&["node", "heal", &node]);
     await_node(&stage.yard, &node);
+    if stage.workload.has_quorum {
+        spread_again(stage, &pet, &node);
+    }
     writer.progress(CALM);
+}
+
+/// Sends a pet that had to share a node back to the one that is empty now: the next node to be lost must not take two
+/// members along, a majority.
+fn spread_again(stage: &Stage, pet: &str, node: &str) {
+    let old = stage.yard.ready(pet)["metadata"]["uid"].clone();
+    stage.yard.ok(&["delete", "pod", pet]);
+    stage.yard.pod_until(pet, "is back", |pod| pod["metadata"]["uid"] != old && is_ready(pod));
+    assert_eq!(stage.node_of(pet), node, "{pet} prefers a node without another member");
 }
 
 /// Loses the node of a pet, and waits until the pet's pod was replaced; when that began, and the node.
