@@ -192,6 +192,25 @@ async fn keys(context: &Context, args: &Args) -> Result<(Vec<(&'static Resource,
     Ok((keys, by_selector))
 }
 
+/// Asks for the end of one incarnation of an object; whether there was anything to end. Another object of the name
+/// means that this one is gone.
+///
+/// # Errors
+/// What the server refuses.
+pub async fn delete_incarnation(
+    client: &Client,
+    key: &Key,
+    uid: &str,
+    grace_period_secs: Option<u64>,
+) -> Result<bool, client::Error> {
+    let options = DeleteOptions { grace_period_secs, uid: Some(uid.to_owned()), ..DeleteOptions::default() };
+    match client.delete(key, &options).await {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.kind(), Some(api::Kind::NotFound | api::Kind::Conflict)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Waits until an object is gone, or has another uid.
 ///
 /// # Errors

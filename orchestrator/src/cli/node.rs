@@ -9,7 +9,7 @@ use client::{DeleteOptions, EventKind, ListOptions, PatchKind, WatchOptions, Wri
 use serde_json::{Value, json};
 
 use super::context::Context;
-use super::delete::until_gone;
+use super::delete::{delete_incarnation, until_gone};
 use super::error::{Error, Outcome};
 use super::print;
 
@@ -255,14 +255,16 @@ async fn drain(context: &Context, args: &DrainArgs) -> Outcome {
     loop {
         let mut errors = Vec::new();
         for pod in pods.iter().filter(|pod| !pod.is_deleting()) {
-            let options = DeleteOptions {
-                grace_period_secs: u64::try_from(args.grace_period).ok(),
-                uid: Some(pod.uid().to_owned()),
-                ..DeleteOptions::default()
-            };
-            match context.client.delete(&pod.key(), &options).await {
-                Ok(_) => context.line(format_args!("evicting pod {}/{}", pod.namespace(), pod.name()))?,
-                Err(error) if error.is_not_found() => {}
+            match delete_incarnation(
+                &context.client,
+                &pod.key(),
+                pod.uid(),
+                u64::try_from(args.grace_period).ok(),
+            )
+            .await
+            {
+                Ok(true) => context.line(format_args!("evicting pod {}/{}", pod.namespace(), pod.name()))?,
+                Ok(false) => {}
                 Err(error) => errors.push(error.into()),
             }
         }
@@ -342,11 +344,7 @@ async fn remove(context: &Context, name: &str, args: &RemoveArgs) -> Result<(), 
                 break;
             }
             for pod in &pods {
-                let options = DeleteOptions { uid: Some(pod.uid().to_owned()), ..DeleteOptions::default() };
-                match context.client.delete(&pod.key(), &options).await {
-                    Err(error) if error.is_not_found() => {}
-                    other => drop(other?),
-                }
+                delete_incarnation(&context.client, &pod.key(), pod.uid(), None).await?;
             }
             for pod in &pods {
                 let key = pod.key();

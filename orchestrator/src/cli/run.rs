@@ -7,13 +7,13 @@ use std::io::BufRead as _;
 use std::time::{Duration, Instant};
 
 use api::{Key, Object};
-use client::{DeleteOptions, EventKind, ExecOptions, LogOptions, Request, WatchOptions, WriteOptions};
+use client::{EventKind, ExecOptions, LogOptions, Request, WatchOptions, WriteOptions};
 use serde_json::{Map, Value, json};
 use server::yard::{STEP_ANNOTATION, StepState, Trace};
 
 use super::apply::DryRun;
 use super::context::Context;
-use super::delete::until_gone;
+use super::delete::{delete_incarnation, until_gone};
 use super::error::{Error, Outcome};
 use super::print::{self, Format};
 use super::{stdio, trace};
@@ -153,18 +153,11 @@ fn inner(args: &Args) -> Vec<String> {
 }
 
 async fn remove(context: &Context, key: &Key, uid: &str) -> Result<(), Error> {
-    let options = DeleteOptions { uid: Some(uid.to_string()), ..DeleteOptions::default() };
-    match context.client.delete(key, &options).await {
-        Ok(left) => {
-            context.note(format_args!("pod {:?} deleted", key.name));
-            if left.is_some() {
-                until_gone(&context.client, key, Some(uid)).await?;
-            }
-            Ok(())
-        }
-        Err(error) if error.is_not_found() => Ok(()),
-        Err(error) => Err(error.into()),
+    if delete_incarnation(&context.client, key, uid, None).await? {
+        context.note(format_args!("pod {:?} deleted", key.name));
+        until_gone(&context.client, key, Some(uid)).await?;
     }
+    Ok(())
 }
 
 /// Waits until the container runs, has ended, or cannot start.
