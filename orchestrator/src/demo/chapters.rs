@@ -278,10 +278,11 @@ fn restarts(pod: &Object) -> u64 {
     pod.0["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap_or(0)
 }
 
-/// Visits a pet by its own address; the count it answers.
+/// Visits a pet by its own address; the count it answers. Its program may still be about to listen.
 async fn visit(yard: &DemoYard, pet: &str) -> Result<u64, Failure> {
     let address = text(&yard.get("pods", pet).await?.0["status"]["podIP"]).to_owned();
-    let answer = yard.fetch(format!("http://{address}:8080/")).await?;
+    let url = format!("http://{address}:8080/");
+    let answer = loop_until(&format!("{pet} answers"), || yard.fetch(url.clone())).await?;
     let count = answer.strip_prefix(pet).and_then(|rest| rest.trim().parse().ok());
     count.ok_or_else(|| format!("{pet} answered {answer:?}").into())
 }
