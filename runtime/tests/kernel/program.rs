@@ -275,6 +275,13 @@ pub fn run(words: &[&str]) -> std::io::Result<String> {
             // SAFETY: ends this process, of which nothing is left to do.
             unsafe { libc::_exit(code.parse().unwrap()) }
         }
+        ["die"] => nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).map(|()| "alive".into())?,
+        // The magic number of the filesystem at a path, written to a file.
+        ["filesystem", path, file] => {
+            let found = rustix::fs::statfs(*path)?;
+            std::fs::write(file, format!("{:x}", found.f_type))?;
+            "written".into()
+        }
         // Holds a lock, together with a child of its own, for ever.
         ["hold", path] => {
             use std::os::fd::AsRawFd;
