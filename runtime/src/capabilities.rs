@@ -39,14 +39,14 @@ impl CapabilitySets {
     /// set, with a warning, as other runtimes do.
     pub(crate) fn limit(&mut self, warnings: &mut Vec<String>) -> Result<()> {
         let have = read(CapSet::Permitted)?;
-        let bounding = read(CapSet::Bounding)?;
         let missing: HashSet<_> =
             [&self.bounding, &self.effective, &self.inheritable, &self.permitted, &self.ambient]
                 .into_iter()
                 .flatten()
-                .filter(|c| !have.contains(c) || !bounding.contains(c))
                 .copied()
                 .collect();
+        // The bounding set is asked about one by one, so not about all.
+        let missing: HashSet<_> = missing.into_iter().filter(|c| !have.contains(c) || !bounded(*c)).collect();
         if !missing.is_empty() {
             let mut names: Vec<_> = missing.iter().map(Capability::to_string).collect();
             names.sort();
@@ -74,8 +74,12 @@ impl CapabilitySets {
             let reason = "it is not both permitted and inheritable";
             warnings.push(format!("can't raise ambient capability {cap}: {reason}"));
         }
-        for cap in bounding.difference(&self.bounding) {
-            caps::drop(None, CapSet::Bounding, *cap).map_err(|e| fail("drop bounding", &e))?;
+        for cap in caps::all().difference(&self.bounding) {
+            match caps::drop(None, CapSet::Bounding, *cap) {
+                // It may not be there, or not be known here.
+                Err(e) if bounded(*cap) => return Err(fail("drop bounding", &e)),
+                Ok(()) | Err(_) => {}
+            }
         }
         // Capabilities newer than the caps crate are in nobody's spec.
         let known = caps::all().iter().map(Capability::index).max();
@@ -116,6 +120,11 @@ impl CapabilitySets {
         let all = read(CapSet::Permitted)?;
         caps::set(None, CapSet::Effective, &all).map_err(|e| fail("set Effective", &e))
     }
+}
+
+/// Whether execve may give it at all; also false of one that this kernel does not know.
+fn bounded(cap: Capability) -> bool {
+    caps::has_cap(None, CapSet::Bounding, cap).unwrap_or(false)
 }
 
 fn read(set: CapSet) -> Result<CapsHashSet> {

@@ -10,7 +10,7 @@ pub use crate::mounts::{DetachedMount, Root};
 pub use crate::process::Stdio;
 
 use crate::birth::{Birth, Born};
-use crate::cgroup::{Cgroup, Layout};
+use crate::cgroup::{self, Cgroup, Layout};
 use crate::error::{Call, Error, Kind, Result, Step};
 use crate::hooks;
 use crate::init::{Init, InitStdio};
@@ -174,14 +174,15 @@ pub fn create(request: CreateRequest) -> Result<Created> {
         pid_namespace: pid_namespace.as_ref().map(AsFd::as_fd),
         parent,
     };
+    let places = cgroup.as_ref().map_or(Vec::new(), Cgroup::v1_places);
     let init = Init {
         root,
         mounts,
         entry,
-        cgroups: cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::v1_tasks)?,
+        cgroups: cgroup::tasks_files(&places)?,
         cgroup_view: cgroup
             .as_ref()
-            .map_or(CgroupView::None, |c| view(c, plan.separate(namespaces::Kind::Cgroup))),
+            .map_or(CgroupView::None, |c| view(c, places, plan.separate(namespaces::Kind::Cgroup))),
         stdio,
         listener: start_listener,
         plan: &plan,
@@ -284,16 +285,15 @@ fn take(list: &mut Vec<(namespaces::Kind, OwnedFd)>, kind: namespaces::Kind) -> 
 }
 
 /// Without a cgroup namespace `/proc/self/cgroup` shows a container the host's paths, and on cgroup2 it sees them all.
-fn view(cgroup: &Cgroup, separate: bool) -> CgroupView {
+fn view(cgroup: &Cgroup, mut places: Vec<(String, PathBuf)>, separate: bool) -> CgroupView {
     match cgroup.layout() {
         Layout::Unified if !separate => CgroupView::Unified(cgroup.unified_root()),
         Layout::Unified => CgroupView::Unified(cgroup.unified_path()),
         Layout::Hybrid => {
-            let mut views = cgroup.v1_places();
-            views.push(("unified".to_string(), cgroup.unified_path()));
-            CgroupView::Hierarchies(views)
+            places.push(("unified".to_string(), cgroup.unified_path()));
+            CgroupView::Hierarchies(places)
         }
-        Layout::Legacy => CgroupView::Hierarchies(cgroup.v1_places()),
+        Layout::Legacy => CgroupView::Hierarchies(places),
     }
 }
 

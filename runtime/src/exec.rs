@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use crate::attributes;
 use crate::birth::{Birth, Born, Script};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup};
 use crate::console;
 use crate::container::{Parent, StartGate, introduce};
 use crate::error::{Call, Error, Kind, Result, Step};
@@ -93,7 +93,7 @@ pub fn exec(request: ExecRequest) -> Result<Executed> {
         process: &process,
         seccomp: seccomp.as_ref(),
         stdio,
-        cgroups: cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::v1_tasks)?,
+        cgroups: cgroup::tasks_files(&cgroup.as_ref().map_or(Vec::new(), Cgroup::v1_places))?,
     };
     let limited = std::cell::RefCell::new(Vec::new());
     let serve = |what: &Ask, pid, pidfd: &OwnedFd| match what {

@@ -138,7 +138,8 @@ impl Channel {
 
     /// Receives one message and its descriptor; `None` at end of file. Blocks.
     pub(crate) fn receive<M: for<'a> Deserialize<'a>>(&self) -> Result<Option<(M, Option<OwnedFd>)>> {
-        let mut buffer = vec![0; MESSAGE_BYTES_MAX];
+        // The length first: most messages have some tens of bytes.
+        let mut buffer = vec![0; self.next_length()?.min(MESSAGE_BYTES_MAX)];
         let mut space = nix::cmsg_space!([std::os::fd::RawFd; 1]);
         let (len, fd) = loop {
             let mut slices = [IoSliceMut::new(&mut buffer)];
@@ -168,6 +169,17 @@ impl Channel {
 }
 
 impl Channel {
+    /// Waits for a message, and leaves it there; 0 at end of file. Source: recv(2), `MSG_TRUNC`.
+    fn next_length(&self) -> Result<usize> {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC | MsgFlags::MSG_CMSG_CLOEXEC;
+        loop {
+            match recvmsg::<()>(self.0.as_raw_fd(), &mut [], None, flags) {
+                Err(nix::errno::Errno::EINTR) => {}
+                other => return other.call(|| "recvmsg(channel)".into()).map(|message| message.bytes),
+            }
+        }
+    }
+
     /// Asks the parent for something, and returns once it is done, with the descriptor that it made.
     pub(crate) fn ask(&self, what: Ask) -> Result<Option<OwnedFd>> {
         // Not sendmsg(2): a seccomp filter may ask an agent about that, and the agent is what is asked for here.

@@ -40,9 +40,11 @@ impl Cgroup {
         }
         let mut directories = Vec::new();
         let mut refused = Vec::new();
+        // Rules of devices are many writes to one file.
+        let mut last = None;
         for write in &limits.writes {
             let dir = self.directory_of(write, &mut directories)?;
-            match self.write_limit(dir, write) {
+            match self.write_limit(dir, write, &mut last) {
                 // Which of two values the kernel takes first depends on those before: memory and swap, period and
                 // quota. So what does not fit now is tried again when the others are in.
                 Err(e) if matches!(e.errno(), Some(Errno::EINVAL | Errno::EBUSY)) => refused.push(write),
@@ -50,7 +52,7 @@ impl Cgroup {
             }
         }
         for write in refused {
-            self.write_limit(self.directory_of(write, &mut directories)?, write)?;
+            self.write_limit(self.directory_of(write, &mut directories)?, write, &mut last)?;
         }
         Ok(limits.warnings)
     }
@@ -98,16 +100,27 @@ impl Cgroup {
         Ok(&known[known.len() - 1].1)
     }
 
-    fn write_limit(&self, dir: &OwnedFd, write: &Write) -> Result<()> {
+    /// Writes one value; `last` is the file written last, which may be the same.
+    fn write_limit<'a>(
+        &self,
+        dir: &OwnedFd,
+        write: &'a Write,
+        last: &mut Option<(&'a str, &'a str, OwnedFd)>,
+    ) -> Result<()> {
         for (file, value) in &write.ways {
-            let fd = match openat(dir, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
-                Err(rustix::io::Errno::NOENT) => continue,
-                other => other.call(|| format!("openat(cgroup, {file:?})"))?,
+            let name = (write.controller.as_str(), file.as_str());
+            let fd = match last.take() {
+                Some((controller, file, fd)) if (controller, file) == name => fd,
+                _ => match openat(dir, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+                    Err(rustix::io::Errno::NOENT) => continue,
+                    other => other.call(|| format!("openat(cgroup, {file:?})"))?,
+                },
             };
-            return rustix::io::write(fd, value.as_bytes())
+            let written = rustix::io::write(&fd, value.as_bytes())
                 .call(|| format!("write({file:?}, {value:?})"))
-                .step(format!("linux.resources.{}", write.field))
-                .map(drop);
+                .step(format!("linux.resources.{}", write.field));
+            *last = Some((name.0, name.1, fd));
+            return written.map(drop);
         }
         if write.optional {
             return Ok(());

@@ -215,8 +215,8 @@ impl Cgroup {
     ///
     /// Source: freezer-subsystem.rst, "freezer.state".
     pub fn freezes_newcomers(&self) -> Result<bool> {
-        let freezer = self.v1_places().into_iter().find(|(controller, _)| controller == "freezer");
-        let state = match freezer.map(|(_, place)| std::fs::read_to_string(place.join("freezer.state"))) {
+        let place = self.tree.v1("freezer").and_then(|freezer| self.v1_place(freezer));
+        let state = match place.map(|place| std::fs::read_to_string(place.join("freezer.state"))) {
             Some(Err(e)) if e.kind() != std::io::ErrorKind::NotFound => {
                 return Err(e).call(|| "read(freezer.state)".into());
             }
@@ -385,22 +385,13 @@ impl Cgroup {
     /// In each v1 hierarchy the nearest of this cgroup and its parents that exists, because a
     /// limit was set on it: where a process of this cgroup belongs, and what it may see.
     pub(crate) fn v1_places(&self) -> Vec<(String, PathBuf)> {
-        let place = |h: &hierarchies::V1| {
-            let paths = self.path.ancestors().filter(|p| !p.as_os_str().is_empty());
-            let found = paths.map(|p| h.path.join(p)).find(|p| p.exists())?;
-            Some((h.controllers.join(","), found))
-        };
-        self.tree.v1.iter().filter_map(place).collect()
+        let named = |h: &hierarchies::V1| Some((h.controllers.join(","), self.v1_place(h)?));
+        self.tree.v1.iter().filter_map(named).collect()
     }
 
-    /// The `tasks` files of [`Cgroup::v1_places`], to which a process writes `0`.
-    pub(crate) fn v1_tasks(&self) -> Result<Vec<OwnedFd>> {
-        let open = |(_, place): (String, PathBuf)| {
-            let file = place.join("tasks");
-            rustix::fs::open(&file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-                .call(|| format!("open({file:?})"))
-        };
-        self.v1_places().into_iter().map(open).collect()
+    fn v1_place(&self, hierarchy: &hierarchies::V1) -> Option<PathBuf> {
+        let paths = self.path.ancestors().filter(|p| !p.as_os_str().is_empty());
+        paths.map(|p| hierarchy.path.join(p)).find(|p| p.exists())
     }
 
     /// Its cgroup2 directory, as mounted; meaningless on the legacy layout.
@@ -435,6 +426,16 @@ impl Cgroup {
 const STANDSTILL: Duration = Duration::from_secs(2);
 
 const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+
+/// The `tasks` files of [`Cgroup::v1_places`], to which a process writes `0`.
+pub(crate) fn tasks_files(places: &[(String, PathBuf)]) -> Result<Vec<OwnedFd>> {
+    let open = |(_, place): &(String, PathBuf)| {
+        let file = place.join("tasks");
+        rustix::fs::open(&file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+            .call(|| format!("open({file:?})"))
+    };
+    places.iter().map(open).collect()
+}
 
 #[cfg(test)]
 mod tests {

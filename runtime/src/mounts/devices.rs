@@ -23,26 +23,34 @@ const LINKS: [(&str, &str); 5] = [
 
 /// Makes the nodes; one that is there already and is the right device stays.
 pub(super) fn make(root: &OwnedFd, devices: &[DevicePlan], user_namespace: bool) -> Result<()> {
+    // Most are in one directory.
+    let mut known = None;
     for device in devices {
-        let step = format!("make device {}", device.path.display());
+        let step = || format!("make device {}", device.path.display());
         if user_namespace {
-            bind(root, device).step(step)?;
-        } else {
-            make_node(root, device).step(step)?;
+            bind(root, device).step(step())?;
+            continue;
         }
+        let place = device.path.parent();
+        let parent = match known.take() {
+            Some((path, parent)) if path == place => parent,
+            _ => beneath::ensure_parent(root, &device.path, Links::Refuse).step(step())?.0,
+        };
+        make_node(root, &parent, device).step(step())?;
+        known = Some((place, parent));
     }
     Ok(())
 }
 
-fn make_node(root: &OwnedFd, device: &DevicePlan) -> Result<()> {
-    let (parent, name) = beneath::ensure_parent(root, &device.path, Links::Refuse)?;
+fn make_node(root: &OwnedFd, parent: &OwnedFd, device: &DevicePlan) -> Result<()> {
+    let name = device.path.file_name().unwrap_or_default();
     let mode = Mode::from_raw_mode(device.mode);
     let number: Dev = makedev(device.major, device.minor);
-    match mknodat(&parent, name, device.kind.file_type(), mode, number) {
+    match mknodat(parent, name, device.kind.file_type(), mode, number) {
         Ok(()) => {}
         Err(rustix::io::Errno::EXIST) => {
             let stat =
-                statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).call(|| format!("fstatat({name:?})"))?;
+                statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).call(|| format!("fstatat({name:?})"))?;
             return match is_that(&stat, device) {
                 true => Ok(()),
                 false => Err(Error::new(Kind::AlreadyExists, "something else is there")),
@@ -55,11 +63,13 @@ fn make_node(root: &OwnedFd, device: &DevicePlan) -> Result<()> {
     // The umask is 0 by now, so the mode is as written. The directory may be a volume that others write: what is there
     // now is looked at by descriptor, and a link put in its place is not followed.
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let node =
-        openat(&parent, name, flags, Mode::empty()).call(|| format!("openat({name:?}, O_NOFOLLOW)"))?;
+    let node = openat(parent, name, flags, Mode::empty()).call(|| format!("openat({name:?}, O_NOFOLLOW)"))?;
     let stat = statat(&node, "", AtFlags::EMPTY_PATH).call(|| format!("fstat({name:?})"))?;
     if !is_that(&stat, device) {
         return Err(Error::new(Kind::Denied, "something else took its place"));
+    }
+    if (stat.st_uid, stat.st_gid) == (device.uid, device.gid) {
+        return Ok(());
     }
     let owner = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
     chownat(&node, "", Some(owner.0), Some(owner.1), AtFlags::EMPTY_PATH).call(|| format!("fchown({name:?})"))

@@ -129,13 +129,16 @@ pub fn load<T: for<'a> serde::Deserialize<'a>>(path: &Path) -> Result<T> {
 /// Longest document read. A real config.json has some tens of kilobytes.
 const DOCUMENT_BYTES_MAX: u64 = 16 << 20;
 
+/// Room for most documents, or the reads begin with 32 bytes.
+const DOCUMENT_BYTES_USUAL: usize = 16 << 10;
+
 /// Reads a file of at most [`DOCUMENT_BYTES_MAX`]; `-` is standard input.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     let source: Box<dyn Read> = match path.to_str() {
         Some("-") => Box::new(std::io::stdin()),
         _ => Box::new(std::fs::File::open(path).map_err(io(path))?),
     };
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(DOCUMENT_BYTES_USUAL);
     source.take(DOCUMENT_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(io(path))?;
     if bytes.len() as u64 > DOCUMENT_BYTES_MAX {
         return Err(Error::invalid(path.display(), format!("is longer than {DOCUMENT_BYTES_MAX} bytes")));
