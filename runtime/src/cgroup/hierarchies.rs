@@ -1,6 +1,6 @@
 //! Which cgroup hierarchies this host has, and where.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -100,6 +100,13 @@ impl Hierarchies {
     }
 }
 
+/// A cgroup2 mount that nobody else sees.
+///
+/// In the host's cgroup namespace each mount sets the flags of the whole hierarchy anew, and waits 10 ms for RCU doing
+/// so (`cgroup_favor_dynmods`); in another one it does not. The root that is mounted is then the cgroup of whoever made
+/// the namespace: that must be the hierarchy's own.
+///
+/// Source: cgroup_namespaces(7); kernel/cgroup/cgroup.c, `cgroup_get_tree`, Linux 6.18.
 fn private_mount() -> Result<OwnedFd> {
     let mount = || -> rustix::io::Result<OwnedFd> {
         let fs = fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -109,10 +116,32 @@ fn private_mount() -> Result<OwnedFd> {
             | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
     };
-    mount()
+    let mounted = match in_root() {
+        true => in_own_namespace(mount)?,
+        false => mount(),
+    };
+    mounted
         .call(|| "fsmount(cgroup2)".into())
         .step("no cgroup2 is mounted, and none can be")
         .map_err(|e| Error::unsupported("cgroup", e))
+}
+
+/// Whether this thread is in the root of the cgroup2 hierarchy. Source: cgroups(7), "/proc/pid/cgroup".
+fn in_root() -> bool {
+    let own = std::fs::read_to_string("/proc/thread-self/cgroup").unwrap_or_default();
+    own.lines().any(|line| line == "0::/")
+}
+
+/// Does something in a cgroup namespace of its own, and goes back.
+fn in_own_namespace<T>(act: impl FnOnce() -> T) -> Result<T> {
+    let path = "/proc/thread-self/ns/cgroup";
+    let before =
+        open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).call(|| format!("open({path:?})"))?;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
+        .call(|| "unshare(CLONE_NEWCGROUP)".into())?;
+    let done = act();
+    crate::sys::setns(before.as_fd(), nix::libc::CLONE_NEWCGROUP).step("return to the cgroup namespace")?;
+    Ok(done)
 }
 
 /// The cgroup2 mount point and the v1 hierarchies in a mountinfo table. Of several mounts of one
