@@ -221,6 +221,17 @@ impl Pending {
         }
     }
 
+    /// Both for a mount with none below it, in one call where there is one.
+    pub(crate) fn set_and_make_private(&mut self, attributes: Attributes) -> Result<()> {
+        let Pending::Detached(fd) = self else {
+            self.set(false, attributes)?;
+            return self.propagate(false, libc::MS_PRIVATE);
+        };
+        let Attributes { set, clear } = attributes;
+        let attr = MountAttr { set, clear, propagation: libc::MS_PRIVATE, ..MountAttr::default() };
+        sys::mount_setattr(fd.as_fd(), false, attr)
+    }
+
     /// Changes its propagation (`MS_SHARED` and the like).
     pub(crate) fn propagate(&mut self, recursive: bool, how: u64) -> Result<()> {
         match self {

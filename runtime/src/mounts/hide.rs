@@ -12,6 +12,9 @@ use super::options::{Attributes, NODEV, NOEXEC, NOSUID, READ_ONLY};
 use crate::error::{Call, Kind, Result, Step};
 use crate::plan::Plan;
 
+/// What a directory is covered with can neither be written nor used.
+const MASK: u64 = READ_ONLY | NOSUID | NODEV | NOEXEC;
+
 /// Hides and protects paths, then makes the root what the plan says.
 pub(crate) fn protect(root: &OwnedFd, plan: &Plan) -> Result<()> {
     for path in &plan.read_only_paths {
@@ -19,8 +22,9 @@ pub(crate) fn protect(root: &OwnedFd, plan: &Plan) -> Result<()> {
     }
     if !plan.masked_paths.is_empty() {
         let null = devices::verified_null(root).step("mask paths")?;
+        let mut empty = None;
         for path in &plan.masked_paths {
-            hide(root, path, &null).step(format!("mask {}", path.display()))?;
+            hide(root, path, &null, &mut empty).step(format!("mask {}", path.display()))?;
         }
     }
     if plan.root_read_only {
@@ -45,26 +49,25 @@ fn protection_links(path: &Path) -> Links {
     if kernel { Links::Refuse } else { Links::Follow }
 }
 
-/// Covers `path`: a directory with an empty one, a file with `null`, the container's `/dev/null`.
-fn hide(root: &OwnedFd, path: &Path, null: &OwnedFd) -> Result<()> {
+/// Covers `path`: a directory with `empty`, made for the first of them, a file with `null`, the container's `/dev/null`.
+fn hide(root: &OwnedFd, path: &Path, null: &OwnedFd, empty: &mut Option<OwnedFd>) -> Result<()> {
     let place = match beneath::locate(root, path, protection_links(path)) {
         Err(e) if e.kind() == Kind::NotFound => return Ok(()),
         other => other?,
     };
     let stat = fstat(&place).call(|| "fstat(place)".into())?;
-    let mount = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => api::new_filesystem(&Filesystem {
-            fs: "tmpfs",
-            source: Some("mask"),
-            data: &[("nr_inodes".to_string(), Some("1".to_string()))],
-            attributes: READ_ONLY | NOSUID | NODEV | NOEXEC,
-            ..Filesystem::default()
-        })?,
-        _ => {
-            let mut mount = api::bind(null.as_fd(), Path::new(""), false)?;
-            mount.set(false, Attributes::set(NOSUID | NOEXEC))?;
-            mount
-        }
-    };
-    mount.attach(root, &place).map(drop)
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        let mut mount = api::bind(null.as_fd(), Path::new(""), false)?;
+        mount.set(false, Attributes::set(NOSUID | NOEXEC))?;
+        return mount.attach(root, &place).map(drop);
+    }
+    if let Some(empty) = empty {
+        // A bind keeps what its source is.
+        return api::bind(empty.as_fd(), Path::new(""), false)?.attach(root, &place).map(drop);
+    }
+    let data = [("nr_inodes".to_string(), Some("1".to_string()))];
+    let new =
+        Filesystem { fs: "tmpfs", source: Some("mask"), data: &data, attributes: MASK, ..Default::default() };
+    *empty = Some(api::new_filesystem(&new)?.attach(root, &place)?);
+    Ok(())
 }

@@ -251,6 +251,11 @@ fn remount(root: &OwnedFd, plan: &MountPlan, filesystem: Option<&(u64, Data)>) -
 
 /// Sets attributes and propagation of a mount not yet in place.
 fn finish(mount: &mut Pending, plan: &MountPlan, attributes: Attributes) -> Result<()> {
+    let single = !matches!(plan.kind, MountKind::Bind { recursive: true, .. });
+    if plan.propagation.is_empty() && single {
+        mount.set_and_make_private(attributes)?;
+        return mount.set(true, plan.attributes_recursive);
+    }
     mount.set(false, attributes)?;
     mount.set(true, plan.attributes_recursive)?;
     if plan.propagation.is_empty() {
