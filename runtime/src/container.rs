@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use nix::libc;
 
+pub use crate::mounts::host::HostRoot;
 pub use crate::mounts::{DetachedMount, Root};
 pub use crate::process::Stdio;
 
@@ -128,6 +129,8 @@ fn start(channel: Channel) -> Result<()> {
 /// Blocks until the child is ready. Must be called from a single-threaded process. On failure the
 /// child is gone (and reaped, if it was the caller's) and nothing is left of it.
 ///
+/// Without a mount namespace in the plan what is mounted stays until [`HostRoot::release`].
+///
 /// # Errors
 /// The failing step and the kernel's answer, wherever it happened.
 ///
@@ -135,6 +138,10 @@ fn start(channel: Channel) -> Result<()> {
 /// If the calling process has more than one thread.
 pub fn create(request: CreateRequest) -> Result<Created> {
     let CreateRequest { plan, root, mounts, stdio, namespaces, cgroup, parent, start_listener } = request;
+    let host_root = match &root {
+        Root::Path(path) => HostRoot::of(&plan, path)?,
+        Root::Mount(_) => None,
+    };
     let mut join = open_namespaces(&plan, namespaces)?;
     let pid_namespace = take(&mut join, namespaces::Kind::Pid);
     let joins = |kind| join.iter().any(|(k, _)| *k == kind);
@@ -208,7 +215,11 @@ pub fn create(request: CreateRequest) -> Result<Created> {
         }
         Ok(None)
     };
-    let Born { pid, pidfd, channel, mut warnings, console } = birth.give(init, serve)?;
+    let born = birth.give(init, serve).or_else(|error| match &host_root {
+        Some(host_root) => host_root.release().and(Err(error)),
+        None => Err(error),
+    })?;
+    let Born { pid, pidfd, channel, mut warnings, console } = born;
     warnings.extend(limited.take());
     Ok(Created { pid, pidfd, start: StartGate(channel), console, warnings })
 }

@@ -7,6 +7,7 @@
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
 
 use crate::attributes;
 use crate::birth::{Birth, Born, Script};
@@ -61,6 +62,8 @@ pub struct Executed {
 
 struct Entering<'a> {
     target: OwnedFd,
+    /// Its root, if it has no mount namespace of its own.
+    root: Option<OwnedFd>,
     /// `CLONE_NEW*` bits of those namespaces of its that are not ours already.
     kinds: i32,
     process: &'a ProcessPlan,
@@ -93,6 +96,7 @@ pub fn exec(request: ExecRequest) -> Result<Executed> {
         process: &process,
         seccomp: seccomp.as_ref(),
         stdio,
+        root: root_in_ours(&target)?,
         cgroups: cgroup::tasks_files(&cgroup.as_ref().map_or(Vec::new(), Cgroup::v1_places))?,
     };
     let limited = std::cell::RefCell::new(Vec::new());
@@ -134,8 +138,11 @@ impl Script for Entering<'_> {
         let host = mounts::proc_before_joining()?;
         pidfd::join_namespaces(self.target.as_fd(), self.kinds).step("join the container's namespaces")?;
         drop(self.target);
-        // Joining a mount namespace moves root and working directory to its root.
-        let root = open_root()?;
+        // Joining a mount namespace moves root and working directory to its root: the host's, if it is that.
+        if let Some(root) = &self.root {
+            mounts::host::enter(root)?;
+        }
+        let root = open_root(Path::new("/"))?;
         let proc = host.map_or_else(mounts::private_proc, Ok)?;
         let (stdio, master) = match self.stdio {
             Stdio::Fds(fds) => (fds, None),
@@ -186,17 +193,33 @@ impl Entering<'_> {
             Stdio::Fds(fds) => &fds[..],
             Stdio::Terminal(_) => &[],
         };
-        let owned = stdio.iter().chain(&self.cgroups).chain([&self.target]);
+        let owned = stdio.iter().chain(&self.cgroups).chain([&self.target]).chain(&self.root);
         let channel = channel.as_fd().as_raw_fd();
         let preserved = self.process.preserved();
         owned.map(AsRawFd::as_raw_fd).chain(preserved).chain([0, 1, 2, channel]).collect()
     }
 }
 
-fn open_root() -> Result<OwnedFd> {
+fn open_root(path: &Path) -> Result<OwnedFd> {
     use rustix::fs::{Mode, OFlags, open};
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    open("/", flags, Mode::empty()).call(|| "open(\"/\")".into())
+    open(path, flags, Mode::empty()).call(|| format!("open({path:?})"))
+}
+
+/// The root of a container that shares our mount namespace.
+fn root_in_ours(target: &OwnedFd) -> Result<Option<OwnedFd>> {
+    let pid = pid_of(target)?;
+    let namespace = |of: &str| {
+        let path = format!("/proc/{of}/ns/mnt");
+        std::fs::read_link(&path).call(|| format!("readlink({path:?})"))
+    };
+    if namespace(&pid.to_string())? != namespace("self")? {
+        return Ok(None);
+    }
+    let root = above_stdio(open_root(Path::new(&format!("/proc/{pid}/root")))?)?;
+    // The number is still its own, or this fails.
+    pid_of(target)?;
+    Ok(Some(root))
 }
 
 /// Joining one's own user namespace is an error, and a kernel may lack time namespaces.

@@ -101,6 +101,7 @@ impl Script for Init<'_> {
         drop(later);
         mounts::protect(&root, plan)?;
         match plan.pivot {
+            _ if !plan.separate(namespaces::Kind::Mount) => mounts::host::enter(&root)?,
             true => mounts::pivot(&root)?,
             false => mounts::cover(&root)?,
         }

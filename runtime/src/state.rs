@@ -18,6 +18,7 @@ use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{Cgroup, Hierarchies};
+use crate::container::HostRoot;
 use crate::error::{Call, Error, Kind, Result, Step};
 use crate::pidfd;
 
@@ -110,6 +111,9 @@ pub struct State {
     /// When it was created, RFC 3339.
     #[serde(default)]
     pub created: String,
+    /// What is to be released at its end, if it has no mount namespace of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_root: Option<HostRoot>,
 }
 
 /// What a container is called: what hooks and others are told of it.

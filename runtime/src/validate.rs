@@ -170,9 +170,6 @@ fn names(spec: &Spec) -> Result<()> {
 /// The kinds that this runtime needs, and what depends on them.
 pub(crate) fn namespaces(map: &BTreeMap<Kind, Source>, spec: &Spec) -> Result<()> {
     let field = |kind: Kind| format!("linux.namespaces: {}", kind.file_name());
-    if !map.contains_key(&Kind::Mount) {
-        return Err(Error::invalid(field(Kind::Mount), "is required"));
-    }
     let set = |name: &Option<String>| name.as_ref().is_some_and(|n| !n.is_empty());
     let named = set(spec.hostname()) || set(spec.domainname());
     if named && !map.contains_key(&Kind::Uts) {

@@ -19,6 +19,7 @@ mod cgroup;
 mod copyup;
 mod devices;
 mod hide;
+pub(crate) mod host;
 pub(crate) mod idmap;
 pub(crate) mod late;
 mod mountinfo;

@@ -267,11 +267,13 @@ pub(crate) fn parse(mount: &Mount, warnings: &mut Vec<String>) -> Result<MountPl
     if options.copy_up && (bind.is_some() || options.remount || typ != "tmpfs") {
         return Err(Error::invalid("options: tmpcopyup", "is an option of a new tmpfs"));
     }
-    let kind = match (bind, typ) {
-        (Some(_), _) if !options.data.is_empty() => {
-            let (option, _) = &options.data[0];
-            return Err(Error::invalid(format!("options: {option}"), "is not an option of a bind mount"));
+    if bind.is_some() {
+        // The filesystem is another's.
+        for name in options.superblock_named.iter().chain(options.data.iter().map(|(name, _)| name)) {
+            warnings.push(format!("mount on {shown}: {name} has no meaning for a bind mount"));
         }
+    }
+    let kind = match (bind, typ) {
         (Some(_), _) if options.remount => MountKind::Remount { filesystem: None },
         (None, _) if options.remount => {
             MountKind::Remount { filesystem: Some((options.superblock, options.data)) }
@@ -280,9 +282,6 @@ pub(crate) fn parse(mount: &Mount, warnings: &mut Vec<String>) -> Result<MountPl
             let source = mount.source().clone().unwrap_or_default();
             if source.as_os_str().is_empty() {
                 return Err(Error::invalid("source", "a bind mount needs one"));
-            }
-            if let Some(name) = options.superblock_named {
-                warnings.push(format!("mount on {shown}: {name} has no meaning for a bind mount"));
             }
             MountKind::Bind { source, recursive }
         }
@@ -428,9 +427,10 @@ mod tests {
         let MountKind::New { data, .. } = with("ext4", "acl").unwrap().kind else { panic!() };
         assert_eq!(data, [("acl".to_string(), None)]);
         let mut warnings = Vec::new();
-        let bind = r#"{"destination":"/t","source":"/s","options":["bind","sync"]}"#;
+        let bind = r#"{"destination":"/t","source":"/s","options":["bind","sync","mode=755"]}"#;
         parse(&serde_json::from_str(bind).unwrap(), &mut warnings).unwrap();
-        assert_eq!(warnings, ["mount on /t: sync has no meaning for a bind mount"]);
+        let warning = |name| format!("mount on /t: {name} has no meaning for a bind mount");
+        assert_eq!(warnings, ["sync", "mode"].map(warning));
     }
 
     #[test]
@@ -454,7 +454,6 @@ mod tests {
         }
         for bad in [
             r#"{"destination":"/b","type":"bind"}"#,
-            r#"{"destination":"/b","source":"/a","options":["bind","size=1"]}"#,
             r#"{"destination":"/b","source":"/a"}"#,
             r#"{"destination":"/b","type":"proc","options":["tmpcopyup"]}"#,
             r#"{"destination":"/b","source":"/a","options":["bind","tmpcopyup"]}"#,

@@ -9,8 +9,10 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, moun
 
 use super::Root;
 use super::api::{self, Pending};
+use super::host;
 use super::mountinfo;
 use crate::error::{Call, Error, Result, Step};
+use crate::namespaces;
 use crate::plan::Plan;
 
 /// Source: include/uapi/linux/magic.h.
@@ -22,6 +24,9 @@ const SYSFS_MAGIC: i64 = 0x6265_6572;
 ///
 /// Source: runtime-spec, config-linux.md, "Rootfs Mount Propagation"; mount_namespaces(7).
 pub(crate) fn attach_root(root: Root, plan: &Plan) -> Result<OwnedFd> {
+    if !plan.separate(namespaces::Kind::Mount) {
+        return host::attach(root, plan);
+    }
     let (how, recursive) = plan.root_propagation.unwrap_or((libc::MS_SLAVE, true));
     if how == libc::MS_PRIVATE && !plan.pivot {
         // What the host unmounts would stay here, below the container's root.
@@ -90,9 +95,7 @@ pub(crate) fn pivot(root: &OwnedFd) -> Result<()> {
 /// an initial ramdisk it must; chroot(2) keeps paths from it.
 pub(crate) fn cover(root: &OwnedFd) -> Result<()> {
     hide_kernel_interfaces().step("hide the host's procfs and sysfs")?;
-    rustix::process::fchdir(root).call(|| "fchdir(root)".into())?;
-    rustix::process::chroot(".").call(|| "chroot(\".\")".into())?;
-    rustix::process::chdir("/").call(|| "chdir(\"/\")".into())
+    host::enter(root)
 }
 
 /// Whoever finds one bare procfs or sysfs in its mount namespace, be it out of reach, may mount another with a user namespace of

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use nix::mount::{MsFlags, mount, umount};
+use runtime::container::HostRoot;
 use serde_json::json;
 
 use crate::fixture::{Case, Directory, mount_table};
@@ -14,6 +15,7 @@ pub const TESTS: &[Test] = &[
     ("root_propagation_slaves_follow_the_host", slaves_follow),
     ("root_propagation_shared_reaches_the_host", shared_reaches_the_host),
     ("root_propagation_shared_root_stays_inside", shared_root_stays_inside),
+    ("root_without_a_mount_namespace", without_a_namespace),
 ];
 
 /// A mount namespace whose mounts are shared, as systemd leaves a host's, and with one of its own at `at`.
@@ -147,5 +149,36 @@ fn shared_root_stays_inside() {
     assert!(mount_table().is_subset(&before));
     umount(&root).unwrap();
     running.kill();
+    umount(&host.0.join("source")).unwrap();
+}
+
+/// Its mounts are the host's, below its root, and are let go of with it; also where it fails.
+fn without_a_namespace() {
+    let host = Directory::new();
+    shared_namespace(&host.0.join("source"));
+    let before = mount_table();
+    let kinds = ["uts", "ipc", "pid", "network", "cgroup"].map(|kind| json!({"type": kind}));
+    let case = || Case::new(&["sleep"]).set("/linux/namespaces", json!(kinds));
+    let one = case();
+    let root = one.root.0.clone();
+    let mounts = HostRoot::of(&one.plan().unwrap(), &root).unwrap().unwrap();
+    let running = one.start();
+    let link = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/mnt")).unwrap();
+    assert_eq!(link(&running.pid.to_string()), link("self"));
+    let proc = root.join("proc");
+    assert!(mount_table().iter().any(|line| line.split(' ').nth(4) == proc.to_str()));
+    let seen = crate::exec::run(&running, &["cat /in-root", "cwd", "ls /proc/self/root"], |_| {}).unwrap();
+    assert_eq!((seen.answer(0), seen.answer(1)), ("yes", "/"));
+    assert!(seen.answer(2).contains("in-root"), "{}", seen.answer(2));
+    mounts.release().unwrap();
+    assert_eq!(mount_table(), before);
+    mounts.release().unwrap();
+    running.kill();
+    let error = case().mount("no-such-filesystem", Path::new("none"), "/x", "").run().unwrap_err();
+    assert!(error.to_string().contains("no-such-filesystem"), "{error}");
+    assert_eq!(mount_table(), before);
+    let error = case().set("/linux/rootfsPropagation", json!("rslave")).run().unwrap_err();
+    assert!(error.to_string().contains("linux.rootfsPropagation"), "{error}");
+    assert_eq!(mount_table(), before);
     umount(&host.0.join("source")).unwrap();
 }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use oci_spec::runtime::Spec;
 use runtime::cgroup::{Cgroup, Hierarchies};
-use runtime::container::{CreateRequest, Parent, Root, StartGate, Stdio, create as make, start_at};
+use runtime::container::{CreateRequest, HostRoot, Parent, Root, StartGate, Stdio, create as make, start_at};
 use runtime::hooks::{self, Hooks};
 use runtime::state::{Directory, Identity, State, Status, Verb, process_start};
 use runtime::{Error, Kind, Plan, Result};
@@ -28,6 +28,7 @@ pub struct Made {
     after: Hooks,
     identity: Identity,
     cgroup: Cgroup,
+    host_root: Option<HostRoot>,
     pidfd: OwnedFd,
     /// Kept open: the first process takes its closing for the end of its creator.
     start: StartGate,
@@ -70,7 +71,7 @@ pub fn create(command: &Command, log: &Log) -> Result<Made> {
 
 fn undo(directory: &Directory) -> Result<()> {
     match directory.state() {
-        Ok(state) => destroy(&cgroup_of(&state)?)?,
+        Ok(state) => destroy(&cgroup_of(&state)?, state.host_root.as_ref())?,
         // Nothing was made yet: it is recorded first.
         Err(e) if e.kind() == Kind::NotFound => {}
         Err(e) => return Err(e),
@@ -129,6 +130,7 @@ fn create_reserved(
         pid: 0,
         started_ticks: 0,
         created: rfc3339(SystemTime::now()),
+        host_root: HostRoot::of(&plan, &root)?,
     };
     // Recorded, then made: what is left of a create cut short is found by `delete --force`.
     directory.save_state(&state)?;
@@ -171,6 +173,7 @@ fn create_reserved(
         after,
         identity,
         cgroup,
+        host_root: state.host_root,
         pidfd: created.pidfd,
         start: created.start,
         console,
@@ -202,7 +205,7 @@ pub fn run(command: &Command, log: &Log) -> Result<u8> {
         }
     });
     if outcome.is_err() || !(detach || command.has("--keep")) {
-        destroy(&made.cgroup)?;
+        destroy(&made.cgroup, made.host_root.as_ref())?;
         made.directory.remove()?;
         run_poststop_hooks(&made.after, &made.identity, log);
     }

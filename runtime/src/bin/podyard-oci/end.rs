@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use runtime::cgroup::Cgroup;
+use runtime::container::HostRoot;
 use runtime::hooks::{self, Hooks};
 use runtime::signal::{self, Signal};
 use runtime::state::{Directory, Identity, State, Status, Verb};
@@ -77,7 +78,7 @@ pub fn delete(command: &Command, log: &Log) -> Result<()> {
     }
     // Read before it is gone; a bundle's own file may have changed or vanished.
     let spec = directory.spec_naming("poststop");
-    destroy(&cgroup_of(&state)?)?;
+    destroy(&cgroup_of(&state)?, state.host_root.as_ref())?;
     directory.remove()?;
     let hooks = |spec| Ok((Hooks::from_spec(&spec)?, state.identity(&spec)));
     match spec.and_then(|spec| spec.map(hooks).transpose()) {
@@ -109,8 +110,13 @@ pub fn run_poststop_hooks(hooks: &Hooks, identity: &Identity, log: &Log) {
     failed.iter().for_each(|error| log.warning(&error.to_string()));
 }
 
-/// Kills, sees it empty, removes.
-pub fn destroy(cgroup: &Cgroup) -> Result<()> {
+/// Kills, sees it empty, removes, and lets go of what it had mounted.
+pub fn destroy(cgroup: &Cgroup, host_root: Option<&HostRoot>) -> Result<()> {
+    destroy_processes(cgroup)?;
+    host_root.map_or(Ok(()), HostRoot::release)
+}
+
+fn destroy_processes(cgroup: &Cgroup) -> Result<()> {
     if cgroup.remove_if_empty()? {
         return Ok(());
     }
