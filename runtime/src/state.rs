@@ -65,7 +65,8 @@ impl Status {
         let refused = match (verb, self) {
             (Verb::Start, Created)
             | (Verb::Kill, Created | Running | Paused)
-            | (Verb::Delete, Stopped)
+            // As runc and crun: what has run nothing loses nothing.
+            | (Verb::Delete, Created | Stopped)
             | (Verb::Exec, Created | Running | Paused)
             | (Verb::Pause, Created | Running)
             | (Verb::Resume, Paused) => return Ok(()),
@@ -384,7 +385,7 @@ mod tests {
                 .map(|v| status.permits(v).is_ok())
         };
         assert_eq!(permitted(Status::Creating), [false; 6]);
-        assert_eq!(permitted(Status::Created), [true, true, false, true, true, false]);
+        assert_eq!(permitted(Status::Created), [true, true, true, true, true, false]);
         assert_eq!(permitted(Status::Running), [false, true, false, true, true, false]);
         assert_eq!(permitted(Status::Paused), [false, true, false, true, false, true]);
         assert_eq!(permitted(Status::Stopped), [false, false, true, false, false, false]);

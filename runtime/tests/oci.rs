@@ -118,7 +118,6 @@ fn root_life_of_a_container() {
     assert_eq!(state["pid"].to_string(), std::fs::read_to_string(&pid_file).unwrap());
     assert_eq!(state["bundle"], directory);
     bundle.fails(&["create", "--bundle", &directory, &bundle.id], "already exists");
-    bundle.fails(&["delete", &bundle.id], "cannot delete container that is not stopped: created");
     assert!(bundle.ok(&["list"]).contains(&bundle.id));
     bundle.ok(&["start", &bundle.id]);
     bundle.await_status("stopped");
@@ -145,9 +144,11 @@ fn root_kill_before_start_and_delete() {
     bundle.ok(&["kill", &bundle.id, "SIGKILL"]);
     bundle.await_status("stopped");
     bundle.ok(&["delete", &bundle.id]);
-    // Created again under the same id, and deleted by force.
-    bundle.create();
-    bundle.ok(&["delete", "--force", &bundle.id]);
+    // Created again under the same id, and deleted before it has run anything, asked nicely or by force.
+    for force in [&["delete"][..], &["delete", "--force"]] {
+        bundle.create();
+        bundle.ok(&[force, &[bundle.id.as_str()]].concat());
+    }
     let left = Path::new("/sys/fs/cgroup/unified").join(&bundle.id);
     assert!(!left.exists());
 }

@@ -11,7 +11,7 @@ use runtime::{Error, Kind, Result};
 
 use crate::log::Log;
 use crate::options::Command;
-use crate::store::{cgroup_of, find};
+use crate::store::{cgroup_of, find, io};
 
 /// How long killed processes may take to be gone, and a freeze to take hold.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -74,7 +74,11 @@ pub fn delete(command: &Command, log: &Log) -> Result<()> {
         if directory.status(&state)? == Status::Running {
             await_exit(&state)?;
         }
-        directory.status(&state)?.permits(Verb::Delete)?;
+        let status = directory.status(&state)?;
+        status.permits(Verb::Delete)?;
+        if status == Status::Created {
+            withdraw(&directory)?;
+        }
     }
     // Read before it is gone; a bundle's own file may have changed or vanished.
     let spec = directory.spec_naming("poststop");
@@ -88,6 +92,16 @@ pub fn delete(command: &Command, log: &Log) -> Result<()> {
         Err(error) => log.warning(&error.within("poststop hooks").to_string()),
     }
     Ok(())
+}
+
+/// Takes the socket from a container that waits for `start`: one of the two gets it, and a container that has been
+/// started is not deleted.
+fn withdraw(directory: &Directory) -> Result<()> {
+    let path = directory.start_socket();
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Status::Running.permits(Verb::Delete),
+        other => other.map_err(io(&path)),
+    }
 }
 
 /// Who has just been killed, or has said its last, may take a moment to be gone.
