@@ -112,6 +112,9 @@ pub struct State {
     /// When it was created, RFC 3339.
     #[serde(default)]
     pub created: String,
+    /// Whether others' processes are in its PID namespace too, so that its own do not end with the first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shares_pids: bool,
     /// What is to be released at its end, if it has no mount namespace of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_root: Option<HostRoot>,

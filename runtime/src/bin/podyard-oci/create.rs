@@ -9,6 +9,7 @@ use oci_spec::runtime::Spec;
 use runtime::cgroup::{Cgroup, Hierarchies};
 use runtime::container::{CreateRequest, HostRoot, Parent, Root, StartGate, Stdio, create as make, start_at};
 use runtime::hooks::{self, Hooks};
+use runtime::namespaces;
 use runtime::state::{Directory, Identity, State, Status, Verb, process_start};
 use runtime::{Error, Kind, Plan, Result};
 
@@ -130,6 +131,7 @@ fn create_reserved(
         pid: 0,
         started_ticks: 0,
         created: rfc3339(SystemTime::now()),
+        shares_pids: !plan.fresh(namespaces::Kind::Pid),
         host_root: HostRoot::of(&plan, &root)?,
     };
     // Recorded, then made: what is left of a create cut short is found by `delete --force`.

@@ -26,11 +26,16 @@ pub fn kill(command: &Command) -> Result<()> {
         "0" => None,
         text => Some(signal::parse(text)?),
     };
-    let status = directory.status(&state)?;
-    if let (true, Some(signal)) = (command.has("--all"), signal) {
-        return kill_all(&state, signal);
+    let all = match signal {
+        _ if command.has("--all") => true,
+        // Or what the first process has started would live on. With runc too.
+        Some(Signal::KILL) if state.shares_pids => cgroup_of(&state)?.populated()?,
+        _ => false,
+    };
+    if all {
+        return signal.map_or(Ok(()), |signal| kill_all(&state, signal));
     }
-    status.permits(Verb::Kill)?;
+    directory.status(&state)?.permits(Verb::Kill)?;
     match (state.process()?, signal) {
         (Some(pidfd), Some(signal)) => runtime::pidfd::send_signal(&pidfd, signal),
         (Some(_), None) => Ok(()),

@@ -43,7 +43,8 @@ fn owner(directory: &Directory) -> String {
 pub fn list(command: &Command) -> Result<()> {
     let root = command.root();
     let mut names: Vec<String> = match std::fs::read_dir(&root) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        // Nothing was ever made there; but one that is named is there, or it is a slip.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !command.has("--root") => Vec::new(),
         other => {
             let entries = other.map_err(io(&root))?.collect::<Result<Vec<_>, _>>().map_err(io(&root))?;
             let names = entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned());
