@@ -247,7 +247,6 @@ fn refusals() {
         ("bind", "/", "bind", "mounts[7]: destination: / is the root itself"),
         ("bind", "/a/..", "bind", "mounts[7]: destination: /a/.. is the root itself"),
         ("bind", "/root-link", "bind", "mount /tmp on /root-link: the destination is the root itself"),
-        ("bind", "/x", "bind size=1m", "mounts[7]: options: size: is not an option of a bind mount"),
         ("proc", "/x", "tmpcopyup", "mounts[7]: options: tmpcopyup: is an option of a new tmpfs"),
         ("bind", "/x", "bind idmap", "mounts[7].uidMappings: is required without a user namespace"),
         ("sysfs", "/sys", "remount ro", "mounts[7].options: remount: without bind is for a tmpfs"),
