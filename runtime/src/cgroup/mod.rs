@@ -391,7 +391,15 @@ impl Cgroup {
 
     fn v1_place(&self, hierarchy: &hierarchies::V1) -> Option<PathBuf> {
         let paths = self.path.ancestors().filter(|p| !p.as_os_str().is_empty());
-        paths.map(|p| hierarchy.path.join(p)).find(|p| p.exists())
+        let cpuset = hierarchy.controllers.iter().any(|controller| controller == "cpuset");
+        // One without CPUs, as a new one is, limits nobody and takes nobody. Source: cpusets(7), "ENOSPC".
+        let takes = |place: &PathBuf| match cpuset {
+            true => {
+                std::fs::read_to_string(place.join("cpuset.cpus")).is_ok_and(|cpus| !cpus.trim().is_empty())
+            }
+            false => place.exists(),
+        };
+        paths.map(|p| hierarchy.path.join(p)).find(takes)
     }
 
     /// Its cgroup2 directory, as mounted; meaningless on the legacy layout.
