@@ -10,7 +10,7 @@ use oci_spec::runtime::{Linux, LinuxDeviceType, LinuxResources, LinuxSeccomp, Sp
 
 use crate::error::{Error, Result};
 use crate::hooks::Hooks;
-use crate::mounts::options::{self, MountPlan};
+use crate::mounts::options::{self, MountKind, MountPlan};
 use crate::namespaces::{Kind, Source};
 use crate::process::ProcessPlan;
 use crate::seccomp::{Cache, Filter};
@@ -215,6 +215,12 @@ impl Plan {
     /// Whether the container has a namespace of this kind that is not the caller's.
     pub fn separate(&self, kind: Kind) -> bool {
         self.namespaces.contains_key(&kind)
+    }
+
+    /// Whether its cgroups are mounted as the host has them, not from a namespace's root on.
+    pub fn shows_host_cgroups(&self) -> bool {
+        let shown = self.mounts.iter().any(|mount| mount.kind == MountKind::Cgroup);
+        shown && !self.separate(Kind::Cgroup)
     }
 
     /// Whether the container gets a fresh namespace of this kind.

@@ -140,8 +140,9 @@ fn create_reserved(
     if let Some(resources) = &plan.resources {
         cgroup.apply_limits(resources)?.iter().for_each(|warning| log.warning(warning));
     }
-    // A caller that manages cgroups asks for statistics too, and on v1 hierarchies only what has a cgroup is counted.
-    if plan.cgroups_path.is_some() {
+    // On v1 hierarchies only what has a cgroup is counted, which a caller that manages cgroups will ask for, and shown,
+    // which a container with users of its own looks for. Others are spared the price.
+    if plan.cgroups_path.is_some() || (plan.shows_host_cgroups() && plan.separate(namespaces::Kind::User)) {
         cgroup.account()?;
     }
     // `run` starts it itself, by the channel that it has.
