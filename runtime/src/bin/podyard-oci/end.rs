@@ -16,6 +16,9 @@ use crate::store::{cgroup_of, find, io};
 /// How long killed processes may take to be gone, and a freeze to take hold.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// How many execs may come in while a container is being deleted: each is one that had begun before.
+const NEWCOMERS_MAX: u32 = 16;
+
 /// How long a container may go on running when it is to be deleted, in milliseconds.
 const MOMENT_MS: u8 = 100;
 
@@ -139,12 +142,19 @@ fn destroy_processes(cgroup: &Cgroup) -> Result<()> {
     if cgroup.remove_if_empty()? {
         return Ok(());
     }
-    cgroup.kill()?;
-    if !cgroup.wait_empty(DEADLINE)? {
-        let text = format!("cgroup {} still has processes", cgroup.path().display());
-        return Err(Error::new(Kind::Timeout, text));
+    let mut newcomers = 0;
+    loop {
+        cgroup.kill()?;
+        if !cgroup.wait_empty(DEADLINE)? {
+            let text = format!("cgroup {} still has processes", cgroup.path().display());
+            return Err(Error::new(Kind::Timeout, text));
+        }
+        match cgroup.remove() {
+            // An exec that was on its way in has arrived since it was seen empty.
+            Err(e) if e.kind() == Kind::Busy && newcomers < NEWCOMERS_MAX => newcomers += 1,
+            other => return other,
+        }
     }
-    cgroup.remove()
 }
 
 /// `pause`: every process of the container stands still.
