@@ -21,6 +21,10 @@ use crate::mounts::api::{clone_tree, name_of};
 use crate::mounts::options::READ_ONLY;
 use crate::sys::{self, MountAttr};
 
+/// How often the program may be found busy: the kernel counts a writer before it looks whether the mount is read-only, so
+/// one that is refused makes it so for an instant. Source: fs/open.c, `do_dentry_open`.
+const BUSY_TRIES: u32 = 1000;
+
 /// Seals that make a file in memory immutable, for good.
 const SEALS: SealFlags =
     SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
@@ -60,10 +64,14 @@ pub fn run_from_read_only_clone() -> Result<()> {
             k
         };
         let env = strings(std::env::vars_os().map(joined).collect());
-        match nix::unistd::execveat(clone.as_fd(), c"", &args, &env, AtFlags::AT_EMPTY_PATH) {
-            Ok(never) => match never {},
-            Err(Errno::ENOSYS | Errno::EPERM) => {}
-            Err(errno) => return Err(Error::sys("execveat(exe, AT_EMPTY_PATH)", errno)),
+        for tries in 0..=BUSY_TRIES {
+            match nix::unistd::execveat(clone.as_fd(), c"", &args, &env, AtFlags::AT_EMPTY_PATH) {
+                Ok(never) => match never {},
+                Err(Errno::ENOSYS | Errno::EPERM) => break,
+                // A container tries to write it, and is being refused.
+                Err(Errno::ETXTBSY) if tries < BUSY_TRIES => {}
+                Err(errno) => return Err(Error::sys("execveat(exe, AT_EMPTY_PATH)", errno)),
+            }
         }
         // An older kernel, or a filter around us.
         let name = name_of(&clone)?;

@@ -72,7 +72,12 @@ impl Bundle {
     pub fn run(&self, args: &[&str]) -> Output {
         let (out, err) = (self.directory.0.join("out"), self.directory.0.join("err"));
         let file = |path: &Path| Stdio::from(std::fs::File::create(path).unwrap());
-        let status = self.command(args).stdout(file(&out)).stderr(file(&err)).status().unwrap();
+        // Whoever tries to write the file, and is refused, makes it busy for that instant (SECURITY.md).
+        let started = || match self.command(args).stdout(file(&out)).stderr(file(&err)).status() {
+            Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy => None,
+            other => Some(other.unwrap()),
+        };
+        let status = (0..10_000).find_map(|_| started()).expect("the program is not busy for ever");
         let read = |path: &Path| std::fs::read(path).unwrap();
         Output { status, stdout: read(&out), stderr: read(&err) }
     }
